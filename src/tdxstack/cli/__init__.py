@@ -1,0 +1,101 @@
+"""The command line. Modules here parse, call and render; they hold no logic.
+
+Groups are imported only when they are used, so that `tdx --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from tdxstack import __version__
+from tdxstack.errors import TdxError
+
+COMMANDS = {
+    "up": ("tdxstack.cli.up:up", "Boot a TD, measure it and prove it: the main job, end to end."),
+    "down": ("tdxstack.cli.up:down", "End a TD that `tdx up` left running, and remove its disk."),
+    "emulator": ("tdxstack.cli.emulator:emulator", "Build and look after the emulating QEMU."),
+    "firmware": ("tdxstack.cli.firmware:firmware", "Find TDVF and show what it measures to."),
+    "image": ("tdxstack.cli.image:image", "Build and look after guest images."),
+    "vm": ("tdxstack.cli.vm:vm", "List, show, enter and stop machines."),
+    "evidence": ("tdxstack.cli.evidence:evidence", "Show and verify what a TD has presented."),
+    "quote": ("tdxstack.cli.quote:quote", "Show and verify quotes."),
+    "eventlog": ("tdxstack.cli.eventlog:eventlog", "Show and replay event logs."),
+    "serve": ("tdxstack.cli.serve:serve", "Run the services of the stack."),
+}
+INTERRUPTED = 130
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are known by name and imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version", prog_name="tdx", message="%(prog)s %(version)s")
+def tdx() -> None:
+    """The Linux stack for Intel TDX: launch Trust Domains, measure them, prove what they booted.
+
+    On TDX hardware with upstream components, or on any Linux machine in an emulated TD.
+    An emulated TD is not protected.
+    """
+
+
+def json_option(command: Command) -> Command:
+    """Add `--json`: one JSON document on stdout."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(command)
+
+
+def print_json(document: object) -> None:
+    """Print one JSON document on stdout."""
+    click.echo(json.dumps(document, indent=2))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; every error ends as two lines on stderr and an exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if os.environ.get("TDX_DEBUG") == "1":
+        sys.exit(tdx.main(words, prog_name="tdx", standalone_mode=False) or 0)
+    try:
+        sys.exit(tdx.main(words, prog_name="tdx", standalone_mode=False) or 0)
+    except TdxError as error:
+        sys.exit(_report(words, error.message, error.hint, error.exit_code))
+    except click.UsageError as error:
+        hint = f"see: {error.ctx.command_path} --help" if error.ctx else "see: tdx --help"
+        sys.exit(_report(words, error.format_message(), hint, 2))
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(_report(words, "interrupted", "", INTERRUPTED))
+    except BrokenPipeError:
+        # The reader has gone (tdx ... | head): say nothing more, also not at interpreter exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _report(words: list[str], message: str, hint: str, exit_code: int) -> int:
+    click.echo(f"error: {message}", err=True)
+    if hint:
+        click.echo(f"hint: {hint}", err=True)
+    if "--json" in words:
+        print_json({"error": message, "hint": hint, "exit_code": exit_code})
+    return exit_code

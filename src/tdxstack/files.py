@@ -1,0 +1,91 @@
+"""Files that are whole or absent: atomic writes, locks, directories of the invoking user."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pwd
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tdxstack.errors import UnavailableError
+
+
+@dataclass(frozen=True, slots=True)
+class Directories:
+    """Where tdxstack keeps its files (XDG base directories; 0700 for data and runtime)."""
+
+    cache: Path
+    data: Path
+    runtime: Path
+
+    @classmethod
+    def of_user(cls, environ: Mapping[str, str], uid: int) -> Directories:
+        """The directories of `uid`; under sudo, those of the user who called sudo."""
+        if uid == 0 and environ.get("SUDO_UID", "").isdigit() and environ["SUDO_UID"] != "0":
+            user = pwd.getpwuid(int(environ["SUDO_UID"]))
+            home = Path(user.pw_dir)
+            run = Path("/run/user") / str(user.pw_uid)
+            return cls(
+                home / ".cache/tdxstack",
+                home / ".local/share/tdxstack",
+                run / "tdxstack" if run.is_dir() else home / ".local/share/tdxstack/run",
+            )
+        home = Path(environ.get("HOME") or pwd.getpwuid(uid).pw_dir)
+        cache = Path(environ.get("XDG_CACHE_HOME") or home / ".cache") / "tdxstack"
+        data = Path(environ.get("XDG_DATA_HOME") or home / ".local/share") / "tdxstack"
+        runtime = environ.get("XDG_RUNTIME_DIR")
+        return cls(cache, data, Path(runtime) / "tdxstack" if runtime else data / "run")
+
+
+def make_private(directory: Path) -> Path:
+    """Create `directory` (and parents) readable by its owner only; return it."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write `data` to `path` so that a reader sees the old content or the new, never a part."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, mode)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+@contextlib.contextmanager
+def lock(path: Path, *, wait: bool = True) -> Iterator[int]:
+    """Hold an exclusive lock on `path` for the block; yields its file descriptor.
+
+    The lock belongs to the open file: a child that inherits the descriptor keeps it held.
+    Raises `UnavailableError` if `wait` is false and somebody else holds it.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise UnavailableError(f"{path} is in use by another process", hint="wait for it to end") from None
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds the lock on `path`."""
+    try:
+        with lock(path, wait=False):
+            return False
+    except UnavailableError:
+        return True

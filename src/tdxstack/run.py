@@ -1,0 +1,240 @@
+"""The one door to subprocesses: argv lists, time-outs, logs and clean-up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from tdxstack.errors import CommandError, UnavailableError
+
+Argv = Sequence[str | os.PathLike[str]]
+
+Report = Callable[[str, float | None], None]
+"""Receives progress: a short text, and the fraction done (0 to 1) where it is known."""
+
+ERROR_TAIL_LINES = 15
+STOP_GRACE_SECONDS = 5.0
+
+
+def silent(_text: str, _fraction: float | None = None) -> None:
+    """A `Report` that shows nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What a program that has ended left behind."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+def command_line(argv: Argv) -> str:
+    """The argument vector as a person would type it."""
+    return shlex.join(os.fspath(word) for word in argv)
+
+
+def run(
+    argv: Argv,
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    input: bytes = b"",
+    timeout: float | None = None,
+    check: bool = True,
+    pass_fds: Sequence[int] = (),
+) -> Completed:
+    """Run a program to its end and return its output.
+
+    Raises `UnavailableError` where the program is missing and `CommandError` where it fails
+    (`check`) or overruns `timeout` seconds. The whole process group dies with the call.
+    """
+    words = tuple(os.fspath(word) for word in argv)
+    with _group(
+        words,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=pass_fds,
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(input, timeout)
+        except subprocess.TimeoutExpired:
+            raise CommandError(
+                f"{words[0]} did not end within {timeout:g} s", hint=f"the command was: {command_line(words)}"
+            ) from None
+    if check and process.returncode:
+        raise failure(words, process.returncode, stderr.decode(errors="replace"))
+    return Completed(words, process.returncode, stdout, stderr)
+
+
+def stream(
+    argv: Argv,
+    *,
+    log: Path,
+    on_line: Callable[[str], None] = lambda line: None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+) -> None:
+    """Run a program to its end, appending stdout and stderr to `log` and giving each line to `on_line`.
+
+    Raises as `run` does; the error carries the tail of the log.
+    """
+    words = tuple(os.fspath(word) for word in argv)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    tail: list[str] = []
+    with (
+        log.open("ab") as record,
+        _group(
+            words, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process,
+    ):
+        record.write(f"$ {command_line(words)}\n".encode())
+        assert process.stdout is not None
+        timer = _kill_at(process, deadline)
+        with timer:
+            for raw in process.stdout:
+                record.write(raw)
+                line = raw.decode(errors="replace").rstrip()
+                tail = [*tail[-ERROR_TAIL_LINES + 1 :], line]
+                on_line(line)
+            process.wait()
+    if timer.fired:
+        raise CommandError(f"{words[0]} did not end within {timeout:g} s", hint=f"see {log}")
+    if process.returncode:
+        raise failure(words, process.returncode, "\n".join(tail), hint=f"see {log}")
+
+
+def start(
+    argv: Argv,
+    *,
+    log: Path,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> int:
+    """Start a program that outlives this one, in a session of its own; return its process id.
+
+    Its output is appended to `log`. The caller owns the process and ends it.
+    """
+    words = tuple(os.fspath(word) for word in argv)
+    with log.open("ab") as record:
+        try:
+            process = subprocess.Popen(
+                words,
+                cwd=cwd,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=record,
+                stderr=record,
+                start_new_session=True,
+                pass_fds=pass_fds,
+            )
+        except FileNotFoundError:
+            raise missing_program(words[0]) from None
+    return process.pid
+
+
+def failure(words: Sequence[str], returncode: int, output: str, *, hint: str = "") -> CommandError:
+    """The error for a program that ended badly, with the end of what it printed."""
+    tail = "\n".join(output.strip().splitlines()[-ERROR_TAIL_LINES:])
+    ended = f"was ended by signal {-returncode}" if returncode < 0 else f"failed with exit code {returncode}"
+    message = f"{Path(words[0]).name} {ended}" + (f": {tail}" if tail else "")
+    return CommandError(message, hint=hint or f"the command was: {command_line(words)}")
+
+
+def missing_program(name: str) -> UnavailableError:
+    """The error for a program that is not on this machine."""
+    return UnavailableError(f"program {name} was not found", hint="install it, or check your PATH")
+
+
+@contextlib.contextmanager
+def _group(
+    words: tuple[str, ...],
+    *,
+    cwd: Path | None,
+    env: Mapping[str, str] | None,
+    stdin: int,
+    stdout: int,
+    stderr: int,
+    pass_fds: Sequence[int] = (),
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A child in its own process group, which is ended when the block is left in any way."""
+    try:
+        process = subprocess.Popen(
+            words,
+            cwd=cwd,
+            env=env,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            pass_fds=pass_fds,
+        )
+    except FileNotFoundError:
+        raise missing_program(words[0]) from None
+    try:
+        yield process
+    finally:
+        end_group(process)
+        _close(process.stdin, process.stdout, process.stderr)
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a child and its whole process group: SIGTERM, then SIGKILL after a grace."""
+    if process.poll() is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(STOP_GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _close(*pipes: IO[bytes] | None) -> None:
+    for pipe in pipes:
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+class _kill_at:
+    """Ends a child's process group at a deadline of the monotonic clock."""
+
+    def __init__(self, process: subprocess.Popen[bytes], deadline: float | None) -> None:
+        import threading
+
+        self.fired = False
+        self._process = process
+        self._timer = (
+            None if deadline is None else threading.Timer(max(0.0, deadline - time.monotonic()), self._fire)
+        )
+
+    def _fire(self) -> None:
+        self.fired = True
+        end_group(self._process)
+
+    def __enter__(self) -> _kill_at:
+        if self._timer:
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer:
+            self._timer.cancel()
