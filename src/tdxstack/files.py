@@ -50,16 +50,16 @@ def make_private(directory: Path) -> Path:
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Write `data` to `path` so that a reader sees the old content or the new, never a part."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, mode)
-        os.replace(name, path)
+        temporary.chmod(mode)
+        temporary.replace(path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -76,7 +76,9 @@ def lock(path: Path, *, wait: bool = True) -> Iterator[int]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise UnavailableError(f"{path} is in use by another process", hint="wait for it to end") from None
+            raise UnavailableError(
+                f"{path} is in use by another process", hint="wait for it to end"
+            ) from None
         yield descriptor
     finally:
         os.close(descriptor)

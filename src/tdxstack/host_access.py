@@ -37,7 +37,9 @@ class RealHost:
                 f"{KVM_DEVICE} may not be opened by this user", hint="add the user to the group kvm"
             ) from None
         except OSError as error:
-            raise UnavailableError(f"{KVM_DEVICE} cannot be opened: {os.strerror(error.errno or 0)}") from None
+            raise UnavailableError(
+                f"{KVM_DEVICE} cannot be opened: {os.strerror(error.errno or 0)}"
+            ) from None
         try:
             return fcntl.ioctl(descriptor, KVM_CHECK_EXTENSION, capability)
         except OSError as error:

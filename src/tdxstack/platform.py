@@ -45,7 +45,7 @@ def choose_platform(host: Host, requested: Platform | None) -> PlatformChoice:
     if requested is Platform.HARDWARE:
         raise UnavailableError(
             f"this machine cannot run TDs on hardware: {absent}",
-            hint="use --platform emulated, or make the host ready (BIOS, kernel >= 6.16 with kvm_intel.tdx=1)",
+            hint="use --platform emulated, or make the host ready (BIOS, kernel >= 6.16, kvm_intel.tdx=1)",
         )
     return PlatformChoice(Platform.EMULATED, absent)
 

@@ -1,0 +1,186 @@
+"""A machine that runs: start it, watch it boot, stop it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from tdxstack.errors import CommandError, TdxError, UnavailableError, UsageError
+from tdxstack.files import is_locked, lock, write_atomically
+from tdxstack.machine.qemu_command import build_qemu_command
+from tdxstack.machine.spec import MachineSpec
+from tdxstack.machine.store import MachineFiles, MachineState, MachineStore
+from tdxstack.qemu import monitor
+from tdxstack.run import start
+
+READY_LINE = "tdxstack: ready"
+"""What the guest image prints on its console once SSH answers."""
+
+MONITOR_SECONDS = 30.0
+POWERDOWN_SECONDS = 60.0
+QUIT_SECONDS = 10.0
+POLL_SECONDS = 0.2
+LOG_TAIL_BYTES = 4000
+
+_FORWARD = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+22\b")
+_ENDING_EVENTS = {
+    "GUEST_PANICKED": "the guest has panicked",
+    "SHUTDOWN": "the machine has shut down",
+    "TDX_TCG_VIOLATION": "the guest used a page in a way that a TD may not",
+}
+
+
+def start_machine(
+    store: MachineStore, spec: MachineSpec, now: datetime, *, holds: Sequence[Path] = ()
+) -> MachineState:
+    """Start QEMU for `spec`; its disk overlay must exist in the machine's files.
+
+    QEMU outlives this process. It holds the machine's lock, and those of `holds`, for as long as it lives.
+    Raises `UsageError` if the machine runs already, `CommandError` if QEMU ends at once.
+    """
+    files = store.prepare(spec.name)
+    if store.is_running(spec.name):
+        raise UsageError(f"machine {spec.name!r} is running already", hint=f"run: tdx down {spec.name}")
+    write_atomically(files.authorized_key, spec.authorized_key.encode() + b"\n")
+    for stale in (files.console_log, files.qemu_log, files.known_hosts, files.monitor, files.console_socket):
+        stale.unlink(missing_ok=True)
+    argv = build_qemu_command(spec, files)
+    with contextlib.ExitStack() as locks:
+        descriptors = [locks.enter_context(lock(path, wait=False)) for path in (files.lock, *holds)]
+        pid = start(argv, log=files.qemu_log, pass_fds=descriptors)
+    try:
+        _await_monitor(files)
+        port = ssh_port(files.monitor)
+    except BaseException:
+        kill(files, pid)
+        raise
+    state = MachineState(
+        spec.name,
+        spec.platform.value,
+        spec.emulated_td is not None,
+        pid,
+        port,
+        now.isoformat(timespec="seconds"),
+        argv,
+    )
+    store.save(state)
+    return state
+
+
+def ssh_port(monitor_socket: Path) -> int:
+    """The local TCP port that QEMU forwards to the guest's port 22."""
+    text = monitor.execute(monitor_socket, "human-monitor-command", {"command-line": "info usernet"})
+    found = _FORWARD.search(text)
+    if not found:
+        raise CommandError(f"QEMU forwards no port to the guest's SSH: {text.strip()!r}")
+    return int(found[1])
+
+
+def wait_until_ready(files: MachineFiles, timeout: float, on_line: Callable[[str], None]) -> None:
+    """Follow the console until the guest says that it is ready.
+
+    Raises `CommandError` with what QEMU reported if the guest panics or ends first, or when
+    `timeout` seconds have passed.
+    """
+
+    async def watch() -> None:
+        async with asyncio.timeout(timeout):
+            await _watch_boot(files, on_line)
+
+    try:
+        asyncio.run(watch())
+    except TimeoutError:
+        raise CommandError(
+            f"the guest was not ready after {timeout:g} s",
+            hint=f"see how far it came: {files.console_log}",
+        ) from None
+
+
+async def _watch_boot(files: MachineFiles, on_line: Callable[[str], None]) -> None:
+    async with monitor.connect(files.monitor) as connection:
+        ended = asyncio.create_task(_first_ending(connection))
+        try:
+            await _follow_console(files.console_log, ended, on_line)
+        finally:
+            ended.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await ended
+
+
+async def _follow_console(log: Path, ended: asyncio.Task[str], on_line: Callable[[str], None]) -> None:
+    """Give complete console lines to `on_line` until the ready line; an ending first is an error."""
+    with log.open("rb") as console:
+        pending = b""
+        while True:
+            over = ended.done()
+            pending += console.read()
+            *lines, pending = pending.split(b"\n")
+            for raw in lines:
+                line = raw.decode(errors="replace").rstrip()
+                on_line(line)
+                if READY_LINE in line:
+                    return
+            if over:
+                raise CommandError(f"the guest did not become ready: {ended.result()}", hint=f"see {log}")
+            await asyncio.sleep(POLL_SECONDS)
+
+
+async def _first_ending(connection: monitor.Monitor) -> str:
+    async for event in connection.events():
+        if event.name in _ENDING_EVENTS:
+            return f"{_ENDING_EVENTS[event.name]} ({event.name} {event.data})"
+    return "QEMU has ended"
+
+
+def stop_machine(store: MachineStore, name: str, *, force: bool = False) -> None:
+    """Stop a machine: ACPI power button, then `quit`, then a signal. Returns once it has ended."""
+    files, state = store.files(name), store.load(name)
+    if not store.is_running(name):
+        return
+    with contextlib.suppress(TdxError):
+        if not force:
+            monitor.execute(files.monitor, "system_powerdown")
+            _await_end(files, POWERDOWN_SECONDS)
+    with contextlib.suppress(TdxError):
+        if is_locked(files.lock):
+            monitor.execute(files.monitor, "quit")
+            _await_end(files, QUIT_SECONDS)
+    kill(files, state.pid)
+
+
+def kill(files: MachineFiles, pid: int) -> None:
+    """End the QEMU process if it still lives: SIGTERM, then SIGKILL."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        # The lock says that this very process lives; the number alone could be somebody else's by now.
+        if not is_locked(files.lock):
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        with contextlib.suppress(UnavailableError):
+            _await_end(files, QUIT_SECONDS)
+
+
+def _await_end(files: MachineFiles, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while is_locked(files.lock):
+        if time.monotonic() > deadline:
+            raise UnavailableError(f"the machine did not end within {seconds:g} s")
+        time.sleep(POLL_SECONDS)
+
+
+def _await_monitor(files: MachineFiles) -> None:
+    deadline = time.monotonic() + MONITOR_SECONDS
+    while not files.monitor.exists():
+        if not is_locked(files.lock):
+            tail = files.qemu_log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
+            raise CommandError(f"QEMU ended at once: {tail}", hint=f"see {files.qemu_log}")
+        if time.monotonic() > deadline:
+            raise CommandError(f"QEMU opened no monitor within {MONITOR_SECONDS:g} s")
+        time.sleep(POLL_SECONDS)

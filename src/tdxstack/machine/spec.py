@@ -1,0 +1,91 @@
+"""What a machine is to be, before anything runs."""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tdxstack.errors import UsageError
+from tdxstack.platform import Platform
+
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+MIN_MEMORY_MIB = 512
+DIGEST_SIZE = 48
+"""Bytes in MRCONFIGID, MROWNER and MROWNERCONFIG (SHA-384 sized)."""
+
+
+class PageTracking(enum.Enum):
+    """`sept=`: whether a wrong use of private or shared pages ends the TD, is reported, or passes."""
+
+    OFF = "off"
+    ON = "on"
+    LOG = "log"
+
+
+@dataclass(frozen=True, slots=True)
+class TdSettings:
+    """What a TD is launched with, on either platform."""
+
+    debug: bool = False
+    mrconfigid: bytes = bytes(DIGEST_SIZE)
+    mrowner: bytes = bytes(DIGEST_SIZE)
+    mrownerconfig: bytes = bytes(DIGEST_SIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class EmulatedTd:
+    """What the emulator is told about the silicon that it stands in for."""
+
+    mac_key: Path
+    """File of 32 bytes: the key of the TDREPORT MAC, which the emulated quoting enclave shares."""
+    mrseam: bytes
+    """48 bytes."""
+    cpusvn: bytes
+    """16 bytes."""
+    tee_tcb_svn: bytes
+    """16 bytes."""
+    ve: bool = False
+    sept: PageTracking = PageTracking.OFF
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """One machine: which program runs it, from which firmware and disk, and how large it is."""
+
+    name: str
+    platform: Platform
+    qemu: tuple[str, ...]
+    """Program and leading arguments (`-L` for its data)."""
+    firmware: Path
+    disk: Path
+    """Base image, qcow2; never written: the machine writes to an overlay."""
+    authorized_key: str
+    """SSH public key that may enter, one line."""
+    vcpus: int = 2
+    memory_mib: int = 2048
+    td: TdSettings | None = field(default_factory=TdSettings)
+    """None for an ordinary virtual machine."""
+    emulated_td: EmulatedTd | None = None
+    quote_socket: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise UsageError(
+                f"machine name {self.name!r} is not usable",
+                hint="use 1 to 32 lower-case letters, digits and hyphens, with no hyphen at an end",
+            )
+        if self.memory_mib < MIN_MEMORY_MIB:
+            raise UsageError(
+                f"{self.memory_mib} MiB of memory is too little", hint=f"give at least {MIN_MEMORY_MIB} MiB"
+            )
+        if not 1 <= self.vcpus <= 255:
+            raise UsageError(f"{self.vcpus} vCPUs is out of range", hint="give 1 to 255")
+        if self.td is not None and (self.platform is Platform.EMULATED) != (self.emulated_td is not None):
+            raise UsageError("an emulated TD needs the emulator's settings, a hardware TD takes none")
+        if self.td is not None and self.td.debug and self.platform is Platform.HARDWARE:
+            raise UsageError(
+                "upstream QEMU refuses the DEBUG attribute of a TD",
+                hint="use --platform emulated for debug TDs",
+            )

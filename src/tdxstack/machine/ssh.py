@@ -1,0 +1,85 @@
+"""Into a machine by SSH: as root, with the key of this machine, to a host key that is remembered."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tdxstack.errors import CommandError, MalformedError, UnavailableError
+from tdxstack.machine.store import MachineFiles
+from tdxstack.run import Completed, run
+
+HOST_KEY_TYPE = "ssh-ed25519"
+BANNER_SECONDS = 60.0
+CONNECT_SECONDS = 60
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Ssh:
+    """How to reach one machine."""
+
+    program: tuple[str, ...]
+    port: int
+    identity: Path
+    known_hosts: Path
+
+    def argv(self, command: Sequence[str] = (), *, trust_new_key: bool = False) -> list[str]:
+        """The argument vector of ssh.
+
+        With `trust_new_key` the host key of a first connection is recorded, to be proved by evidence
+        afterwards; without it, only the recorded key is accepted.
+        """
+        # fmt: off
+        return [
+            *self.program,
+            "-F", "none",
+            "-p", str(self.port),
+            "-i", str(self.identity),
+            "-o", "IdentitiesOnly=yes",
+            "-o", "BatchMode=yes",
+            "-o", f"ConnectTimeout={CONNECT_SECONDS}",
+            "-o", f"UserKnownHostsFile={self.known_hosts}",
+            "-o", "GlobalKnownHostsFile=none",
+            "-o", f"StrictHostKeyChecking={'accept-new' if trust_new_key else 'yes'}",
+            "-o", f"HostKeyAlgorithms={HOST_KEY_TYPE}",
+            "-o", "UpdateHostKeys=no",
+            "-o", "LogLevel=ERROR",
+            "root@127.0.0.1",
+            *command,
+        ]
+        # fmt: on
+
+    def execute(self, command: Sequence[str], *, timeout: float, trust_new_key: bool = False) -> Completed:
+        """Run a command in the guest; raises `CommandError` where ssh or the command fails."""
+        return run(self.argv(command, trust_new_key=trust_new_key), timeout=timeout)
+
+
+def wait_for_banner(port: int) -> None:
+    """Wait until an SSH server greets on the forwarded port (QEMU accepts connections long before)."""
+    deadline = time.monotonic() + BANNER_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+                if connection.recv(4) == b"SSH-":
+                    return
+        except OSError:
+            pass
+        time.sleep(POLL_SECONDS)
+    raise CommandError(f"no SSH server greeted on 127.0.0.1:{port} within {BANNER_SECONDS:g} s")
+
+
+def seen_host_key(files: MachineFiles) -> bytes:
+    """The host key (SSH wire form) that the guest's channel showed when it was first used."""
+    try:
+        lines = files.known_hosts.read_text(encoding="ascii").splitlines()
+    except FileNotFoundError:
+        raise UnavailableError("the guest's SSH channel was never used", hint="run: tdx up") from None
+    keys = [fields[2] for line in lines if len(fields := line.split()) >= 3 and fields[1] == HOST_KEY_TYPE]
+    if len(keys) != 1:
+        raise MalformedError(f"{files.known_hosts} holds {len(keys)} host keys, expected 1")
+    return base64.b64decode(keys[0])

@@ -1,0 +1,131 @@
+"""Where machines live on disk: one directory each for what lasts, one for what runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tdxstack.errors import MalformedError, UsageError
+from tdxstack.files import Directories, is_locked, make_private, write_atomically
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFiles:
+    """The files of one machine."""
+
+    directory: Path
+    runtime: Path
+
+    @property
+    def state(self) -> Path:
+        return self.directory / "state.json"
+
+    @property
+    def disk(self) -> Path:
+        return self.directory / "disk.qcow2"
+
+    @property
+    def authorized_key(self) -> Path:
+        return self.directory / "authorized_key.pub"
+
+    @property
+    def known_hosts(self) -> Path:
+        """The guest's SSH host key as its channel showed it."""
+        return self.directory / "known_hosts"
+
+    @property
+    def evidence(self) -> Path:
+        return self.directory / "evidence.json"
+
+    @property
+    def result(self) -> Path:
+        return self.directory / "result.json"
+
+    @property
+    def console_log(self) -> Path:
+        return self.directory / "console.log"
+
+    @property
+    def qemu_log(self) -> Path:
+        return self.directory / "qemu.log"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the QEMU process: locked means running."""
+        return self.runtime / "lock"
+
+    @property
+    def monitor(self) -> Path:
+        return self.runtime / "qmp"
+
+    @property
+    def console_socket(self) -> Path:
+        return self.runtime / "console"
+
+
+@dataclass(frozen=True, slots=True)
+class MachineState:
+    """What is remembered of a machine that was started."""
+
+    name: str
+    platform: str
+    emulated: bool
+    pid: int
+    ssh_port: int
+    started: str
+    """UTC, ISO 8601."""
+    argv: list[str]
+
+
+class MachineStore:
+    """All machines of one user."""
+
+    def __init__(self, directories: Directories) -> None:
+        self._data = directories.data / "machines"
+        self._runtime = directories.runtime / "machines"
+
+    def files(self, name: str) -> MachineFiles:
+        return MachineFiles(self._data / name, self._runtime / name)
+
+    def prepare(self, name: str) -> MachineFiles:
+        """Make the directories of a machine that is about to start."""
+        files = self.files(name)
+        make_private(files.directory)
+        make_private(files.runtime)
+        return files
+
+    def names(self) -> list[str]:
+        """The machines there are, running or not."""
+        with contextlib.suppress(FileNotFoundError):
+            return sorted(entry.name for entry in self._data.iterdir() if (entry / "state.json").exists())
+        return []
+
+    def load(self, name: str) -> MachineState:
+        """The remembered state; `UsageError` where there is no such machine."""
+        path = self.files(name).state
+        try:
+            return MachineState(**json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            known = ", ".join(self.names()) or "none"
+            raise UsageError(f"there is no machine {name!r}", hint=f"machines here: {known}") from None
+        except (ValueError, TypeError) as error:
+            raise MalformedError(
+                f"{path} is not a machine's state: {error}", hint=f"run: tdx down {name}"
+            ) from None
+
+    def save(self, state: MachineState) -> None:
+        document = json.dumps(asdict(state), indent=2).encode()
+        write_atomically(self.files(state.name).state, document, mode=0o600)
+
+    def is_running(self, name: str) -> bool:
+        return is_locked(self.files(name).lock) if self.files(name).lock.exists() else False
+
+    def remove(self, name: str) -> None:
+        """Forget a machine and delete its files."""
+        files = self.files(name)
+        for directory in (files.runtime, files.directory):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(directory)

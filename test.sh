@@ -1,0 +1,33 @@
+#!/bin/sh
+# Every check and test. --fast leaves out what boots TDs. Other arguments go to pytest.
+set -eu
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+cd "$here"
+fast=
+if [ "${1:-}" = --fast ]; then
+    fast=1
+    shift
+fi
+
+export TDX_VENV="$here/.venv-dev" TDX_REQUIREMENTS="$here/requirements/dev.txt"
+./tdx --version
+python=$TDX_VENV/bin/python
+unset TDX_VENV TDX_REQUIREMENTS
+
+step() {
+    printf '\n== %s\n' "$*"
+    "$@"
+}
+
+step "$python" -m ruff check .
+step "$python" -m ruff format --check .
+step "$python" -m mypy
+step "$here/.venv-dev/bin/lint-imports"
+if [ -n "$fast" ]; then
+    step "$python" -m pytest -m "not e2e" --benchmark-disable "$@"
+else
+    # TDs need compilers and helpers on the host; the list is the product's own.
+    step ./tdx host-packages --yes
+    step "$python" -m pytest --benchmark-disable "$@"
+fi

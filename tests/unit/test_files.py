@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tdxstack.errors import UnavailableError
+from tdxstack.files import Directories, is_locked, lock, write_atomically
+
+
+def test_write_replaces_whole_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "state.json"
+    write_atomically(target, b"old")
+    write_atomically(target, b"new", mode=0o600)
+    assert target.read_bytes() == b"new"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
+    target = tmp_path / "directory"
+    target.mkdir()
+    (target / "kept").touch()
+    with pytest.raises(OSError, match="directory"):
+        write_atomically(target, b"new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["directory"]
+
+
+def test_second_locker_is_refused_until_the_first_leaves(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with lock(path):
+        assert is_locked(path)
+        with pytest.raises(UnavailableError, match="in use"), lock(path, wait=False):
+            pass
+    assert not is_locked(path)
+
+
+def test_child_that_inherits_the_descriptor_keeps_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with lock(path) as descriptor:
+        child = subprocess.Popen(
+            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[descriptor]
+        )
+    assert is_locked(path)
+    child.communicate(b"\n")
+    assert not is_locked(path)
+
+
+def test_directories_follow_xdg_and_fall_back_to_home() -> None:
+    plain = Directories.of_user({"HOME": "/home/u"}, os.getuid())
+    assert plain == Directories(
+        Path("/home/u/.cache/tdxstack"),
+        Path("/home/u/.local/share/tdxstack"),
+        Path("/home/u/.local/share/tdxstack/run"),
+    )
+    xdg = Directories.of_user(
+        {"HOME": "/home/u", "XDG_CACHE_HOME": "/c", "XDG_DATA_HOME": "/d", "XDG_RUNTIME_DIR": "/r"},
+        os.getuid(),
+    )
+    assert xdg == Directories(Path("/c/tdxstack"), Path("/d/tdxstack"), Path("/r/tdxstack"))

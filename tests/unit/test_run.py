@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tdxstack.errors import CommandError, UnavailableError
+from tdxstack.run import command_line, run, start, stream
+
+PYTHON = sys.executable
+
+
+def test_output_and_input_pass_through() -> None:
+    done = run([PYTHON, "-c", "print(input()[::-1])"], input=b"abc\n")
+    assert (done.returncode, done.stdout) == (0, b"cba\n")
+
+
+def test_failure_names_program_code_and_last_output() -> None:
+    with pytest.raises(CommandError, match=r"failed with exit code 7: last words") as caught:
+        run([PYTHON, "-c", "import sys; sys.stderr.write('last words'); sys.exit(7)"])
+    assert "the command was" in caught.value.hint
+
+
+def test_unchecked_failure_is_returned() -> None:
+    assert run([PYTHON, "-c", "raise SystemExit(3)"], check=False).returncode == 3
+
+
+def test_missing_program_is_unavailable() -> None:
+    with pytest.raises(UnavailableError, match="no-such-program was not found"):
+        run(["no-such-program"])
+
+
+def test_overrun_ends_the_whole_process_group(tmp_path: Path) -> None:
+    pids = tmp_path / "pid"
+    script = f"sleep 60 & echo $! > {pids}; wait"
+    with pytest.raises(CommandError, match=r"did not end within 0.5 s"):
+        run(["sh", "-c", script], timeout=0.5)
+    _assert_gone(int(pids.read_text()))
+
+
+def test_stream_logs_and_reports_each_line(tmp_path: Path) -> None:
+    lines: list[str] = []
+    log = tmp_path / "log"
+    stream([PYTHON, "-c", "print(1); print(2)"], log=log, on_line=lines.append)
+    assert lines == ["1", "2"]
+    assert log.read_text().endswith("1\n2\n")
+
+
+def test_stream_failure_carries_the_tail(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="the end"):
+        stream([PYTHON, "-c", "print('the end'); raise SystemExit(1)"], log=tmp_path / "log")
+
+
+def test_stream_overrun_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"did not end within 0.3 s"):
+        stream(["sleep", "9"], log=tmp_path / "log", timeout=0.3)
+
+
+def test_started_program_runs_on_and_logs(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    start([PYTHON, "-c", "print('here')"], log=log)
+    deadline = time.monotonic() + 10
+    while log.read_text() != "here\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_command_line_quotes() -> None:
+    assert command_line(["echo", "a b", Path("/x")]) == "echo 'a b' /x"
+
+
+def _assert_gone(pid: int) -> None:
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+        assert time.monotonic() < deadline, f"process {pid} is still there"
+        time.sleep(0.02)
+        os.sched_yield()
