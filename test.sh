@@ -27,7 +27,5 @@ step "$here/.venv-dev/bin/lint-imports"
 if [ -n "$fast" ]; then
     step "$python" -m pytest -m "not e2e" --benchmark-disable "$@"
 else
-    # TDs need compilers and helpers on the host; the list is the product's own.
-    step ./tdx host-packages --yes
     step "$python" -m pytest --benchmark-disable "$@"
 fi

@@ -24,16 +24,7 @@ class Directories:
 
     @classmethod
     def of_user(cls, environ: Mapping[str, str], uid: int) -> Directories:
-        """The directories of `uid`; under sudo, those of the user who called sudo."""
-        if uid == 0 and environ.get("SUDO_UID", "").isdigit() and environ["SUDO_UID"] != "0":
-            user = pwd.getpwuid(int(environ["SUDO_UID"]))
-            home = Path(user.pw_dir)
-            run = Path("/run/user") / str(user.pw_uid)
-            return cls(
-                home / ".cache/tdxstack",
-                home / ".local/share/tdxstack",
-                run / "tdxstack" if run.is_dir() else home / ".local/share/tdxstack/run",
-            )
+        """The directories of the user `uid`, by the XDG variables in `environ` or below the home."""
         home = Path(environ.get("HOME") or pwd.getpwuid(uid).pw_dir)
         cache = Path(environ.get("XDG_CACHE_HOME") or home / ".cache") / "tdxstack"
         data = Path(environ.get("XDG_DATA_HOME") or home / ".local/share") / "tdxstack"
@@ -42,7 +33,7 @@ class Directories:
 
 
 def make_private(directory: Path) -> Path:
-    """Create `directory` (and parents) readable by its owner only; return it."""
+    """Create `directory` readable by its owner only, its parents as the umask has it; return it."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return directory
 
@@ -85,7 +76,9 @@ def lock(path: Path, *, wait: bool = True) -> Iterator[int]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock on `path`."""
+    """Whether some process holds the lock on `path`. It is taken for a moment to find out."""
+    if not path.exists():
+        return False
     try:
         with lock(path, wait=False):
             return False

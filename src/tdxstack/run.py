@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import subprocess
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ Report = Callable[[str, float | None], None]
 """Receives progress: a short text, and the fraction done (0 to 1) where it is known."""
 
 ERROR_TAIL_LINES = 15
+ERROR_LINE_LENGTH = 300
 STOP_GRACE_SECONDS = 5.0
 
 
@@ -154,7 +156,8 @@ def start(
 
 def failure(words: Sequence[str], returncode: int, output: str, *, hint: str = "") -> CommandError:
     """The error for a program that ended badly, with the end of what it printed."""
-    tail = "\n".join(output.strip().splitlines()[-ERROR_TAIL_LINES:])
+    lines = output.strip().splitlines()[-ERROR_TAIL_LINES:]
+    tail = "\n".join(textwrap.shorten(line, ERROR_LINE_LENGTH, placeholder=" ...") for line in lines)
     ended = f"was ended by signal {-returncode}" if returncode < 0 else f"failed with exit code {returncode}"
     message = f"{Path(words[0]).name} {ended}" + (f": {tail}" if tail else "")
     return CommandError(message, hint=hint or f"the command was: {command_line(words)}")
