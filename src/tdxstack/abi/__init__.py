@@ -1,0 +1,1 @@
+"""Byte formats of TDX: parsing and serialising, with no I/O and no dependency."""
