@@ -1,0 +1,198 @@
+"""Certificates, chains of them as PEM, and the roots that a verifier trusts.
+
+Source: Intel SGX PCK Certificate and Certificate Revocation List Profile Specification; RFC 5280.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.x509.oid import NameOID
+
+from tdxstack.errors import MalformedError
+from tdxstack.verification.emulated import EMULATED_MARKER_OID
+from tdxstack.verification.sgx_extension import SGX_EXTENSION_OID, SgxExtension
+from tdxstack.verification.signatures import PublicKey
+
+MAX_CHAIN: Final = 4
+"""Certificates read from one chain; PCK chains have three, TCB signing chains two."""
+
+UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the X.509 library raises for bytes that it does not like."""
+
+_PEM_END = b"-----END CERTIFICATE-----"
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What verification needs of a certificate, all of it read at once: the library decodes late.
+
+    `name` is the subject's common name; `subject` and `issuer` are whole names in DER.
+    """
+
+    name: str
+    subject: bytes
+    issuer: bytes
+    issuer_name: str
+    serial_number: int
+    start: datetime
+    end: datetime
+    key: PublicKey
+    extensions: x509.Extensions
+    uses_ecdsa_sha256: bool
+    signature: bytes
+    signed_bytes: bytes
+
+    @classmethod
+    def of(cls, certificate: x509.Certificate) -> Certificate:
+        """Read everything. Raises `MalformedError`."""
+        try:
+            subject, issuer = certificate.subject, certificate.issuer
+            name = common_name(subject)
+            return cls(
+                name=name,
+                subject=subject.public_bytes(),
+                issuer=issuer.public_bytes(),
+                issuer_name=common_name(issuer),
+                serial_number=certificate.serial_number,
+                start=certificate.not_valid_before_utc,
+                end=certificate.not_valid_after_utc,
+                key=PublicKey(certificate.public_key(), f"certificate {name!r}"),
+                extensions=certificate.extensions,
+                uses_ecdsa_sha256=uses_ecdsa_sha256(certificate),
+                signature=certificate.signature,
+                signed_bytes=certificate.tbs_certificate_bytes,
+            )
+        except UNREADABLE as error:
+            raise MalformedError(f"certificate: {error}", hint="the certificate is damaged") from error
+
+    @property
+    def is_emulated(self) -> bool:
+        """Whether it carries the mark of the emulated platform's root."""
+        return any(extension.oid.dotted_string == EMULATED_MARKER_OID for extension in self.extensions)
+
+    def sgx_extension(self) -> SgxExtension:
+        """The SGX extension of a PCK certificate. Raises `MalformedError` if it is missing or damaged."""
+        for extension in self.extensions:
+            value = extension.value
+            if extension.oid.dotted_string == SGX_EXTENSION_OID and isinstance(
+                value, x509.UnrecognizedExtension
+            ):
+                return SgxExtension.parse(value.value)
+        raise MalformedError(
+            f"certificate {self.name!r} has no SGX extension {SGX_EXTENSION_OID}",
+            hint="this is not a PCK certificate",
+        )
+
+
+Chain = tuple[Certificate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrustAnchor:
+    """A root that the caller trusts: its common name, its SubjectPublicKeyInfo in DER, if it is emulated."""
+
+    name: str
+    public_key_der: bytes
+    emulated: bool = False
+
+    @classmethod
+    def from_certificate(cls, data: bytes) -> TrustAnchor:
+        """Trust the key of a certificate in PEM or DER. Raises `MalformedError`."""
+        if b"-----BEGIN" in data:
+            certificate = read_chain(data)[0]
+        else:
+            try:
+                certificate = Certificate.of(x509.load_der_x509_certificate(data))
+            except UNREADABLE as error:
+                raise MalformedError(
+                    f"trust anchor: {error}", hint="give a certificate in PEM or DER"
+                ) from error
+        return cls(certificate.name, certificate.key.der, certificate.is_emulated)
+
+    def public_key(self) -> PublicKey:
+        """The key, loaded. Raises `MalformedError` if it is not on P-256."""
+        return PublicKey.of_der(self.public_key_der, f"trust anchor {self.name!r}")
+
+
+INTEL_SGX_ROOT_CA: Final = TrustAnchor(
+    "Intel SGX Root CA",
+    bytes.fromhex(
+        "3059301306072a8648ce3d020106082a8648ce3d030107034200"
+        "040ba9c4c0c0c86193a3fe23d6b02cda10a8bbd4e88e48b4458561a36e705525f5"
+        "67918e2edc88e40d860bd0cc4ee26aacc988e505a953558c453f6b0904ae7394"
+    ),
+)
+"""The production root of SGX and TDX, from https://certificates.trustedservices.intel.com
+/Intel_SGX_Provisioning_Certification_RootCA.cer; SHA-256 of the key
+a0af031289f5d5d4132f9186068a7fc13628633ba235777472e29b6b6c67a49e."""
+
+
+def read_chain(data: bytes) -> Chain:
+    """The certificates in PEM text, ordered from leaf to root by their names. Raises `MalformedError`.
+
+    Text around the certificates and NUL bytes after them are ignored, as quoting libraries leave both.
+    """
+    certificates: list[Certificate] = []
+    rest = data
+    while _PEM_END in rest:
+        head, rest = rest.split(_PEM_END, 1)
+        if len(certificates) == MAX_CHAIN:
+            raise MalformedError(
+                f"certificate chain: more than {MAX_CHAIN} certificates", hint="give one chain, leaf to root"
+            )
+        try:
+            loaded = x509.load_pem_x509_certificate(head[head.rfind(b"-----BEGIN") :] + _PEM_END)
+        except UNREADABLE as error:
+            raise MalformedError(
+                f"certificate chain: certificate {len(certificates)}: {error}", hint="the PEM text is damaged"
+            ) from error
+        certificates.append(Certificate.of(loaded))
+    if not certificates:
+        raise MalformedError(
+            f"certificate chain: no PEM certificate in {len(data)} bytes", hint="give the chain in PEM"
+        )
+    return _ordered(certificates)
+
+
+def is_marked_emulated(certificate: x509.Certificate) -> bool:
+    """Whether a certificate carries the mark of the emulated platform's root. Raises `MalformedError`."""
+    return Certificate.of(certificate).is_emulated
+
+
+def common_name(name: x509.Name) -> str:
+    """The first common name in `name`, or all of it."""
+    names = name.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if names else name.rfc4514_string()
+
+
+def uses_ecdsa_sha256(signed: x509.Certificate | x509.CertificateRevocationList) -> bool:
+    """Whether the signature is said to be ECDSA with SHA-256."""
+    return signed.signature_algorithm_oid == x509.SignatureAlgorithmOID.ECDSA_WITH_SHA256
+
+
+def _ordered(certificates: list[Certificate]) -> Chain:
+    """Leaf first, each followed by its issuer; the given order where names do not tell."""
+    issuers = {
+        certificate.issuer for certificate in certificates if certificate.issuer != certificate.subject
+    }
+    leaves = [certificate for certificate in certificates if certificate.subject not in issuers]
+    ordered = [leaves[0] if leaves else certificates[0]]
+    rest = [certificate for certificate in certificates if certificate is not ordered[0]]
+    while rest:
+        wanted = ordered[-1].issuer
+        following = next((certificate for certificate in rest if certificate.subject == wanted), rest[0])
+        ordered.append(following)
+        rest = [certificate for certificate in rest if certificate is not following]
+    return tuple(ordered)

@@ -1,0 +1,196 @@
+"""TCB evaluation: which level a platform, its TDX module and its quoting enclave reach, and what is short.
+
+Source: the algorithm of Intel's Quote Verification Library (`EvaluateTcb.cpp`, `TDRelaunchCheck.cpp`) and of
+Intel PCS API version 4, "TCB Info" and "TDX module identity".
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from tdxstack.verification.sgx_extension import SgxExtension
+from tdxstack.verification.tcb_info import IsvLevel, TcbInfo, TcbLevel, TcbStatus, TdxModule
+
+_MODULE_SVN: Final = 0
+_MODULE_MAJOR: Final = 1
+"""Bytes of TEE_TCB_SVN: the module's ISVSVN, and its major version, 0 for TDX 1.0."""
+
+_WORSE_WITH_OUT_OF_DATE: Final = {
+    TcbStatus.UP_TO_DATE: TcbStatus.OUT_OF_DATE,
+    TcbStatus.SW_HARDENING_NEEDED: TcbStatus.OUT_OF_DATE,
+    TcbStatus.CONFIGURATION_NEEDED: TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED,
+    TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED: TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED,
+}
+_OUT_OF_DATE: Final = {TcbStatus.OUT_OF_DATE, TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED}
+_NOT_OUT_OF_DATE: Final = set(_WORSE_WITH_OUT_OF_DATE)
+_NEEDS_CONFIGURATION: Final = {
+    TcbStatus.CONFIGURATION_NEEDED,
+    TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED,
+    TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """A security version below that of the best TCB level. `part` names it, as in "SGX component 1"."""
+
+    part: str
+    have: int
+    need: int
+    detail: str = ""
+
+    def __str__(self) -> str:
+        kind = f" ({self.detail})" if self.detail else ""
+        return f"{self.part}{kind} is {self.have}, needs {self.need}"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Where a platform stands. `without_qe` leaves the quoting enclave out of `status`.
+
+    `date` is the earliest TCB date of the levels reached; None if no level matches. `advisories` are sorted.
+    """
+
+    status: TcbStatus
+    without_qe: TcbStatus
+    date: datetime | None
+    advisories: tuple[str, ...]
+    shortfalls: tuple[Shortfall, ...]
+    current_status: TcbStatus | None = None
+    """For TDX 1.5: the status with TEE_TCB_SVN2, of the module that runs now."""
+
+
+def evaluate(
+    info: TcbInfo, pck: SgxExtension, qe: IsvLevel | None, launch_svn: bytes = b"", current_svn: bytes = b""
+) -> Evaluation:
+    """Evaluate a platform whose quoting enclave reached the level `qe` (None: no level).
+
+    `launch_svn` is TEE_TCB_SVN and `current_svn` TEE_TCB_SVN2, 16 bytes each; both empty for SGX, the second
+    empty for TDX 1.0.
+    """
+    launch = _evaluate_once(info, pck, qe, launch_svn)
+    if not current_svn:
+        return launch
+    current = _evaluate_once(info, pck, qe, current_svn)
+    return Evaluation(
+        status=_relaunch(launch.status, current.status),
+        without_qe=_relaunch(launch.without_qe, current.without_qe),
+        date=launch.date,
+        advisories=launch.advisories,
+        shortfalls=launch.shortfalls,
+        current_status=current.status,
+    )
+
+
+def match_level(info: TcbInfo, pck: SgxExtension, tee_tcb_svn: bytes) -> TcbLevel | None:
+    """The first TCB level that the platform reaches; `tee_tcb_svn` empty for SGX.
+
+    With a TDX module of version 1.5 or later, its two bytes of TEE_TCB_SVN are left to its own levels.
+    """
+    start = 2 if tee_tcb_svn and tee_tcb_svn[_MODULE_MAJOR] > 0 else 0
+    for level in info.levels:
+        if (
+            _reaches(pck.components, level.sgx_svns)
+            and pck.pcesvn >= level.pcesvn
+            and (not tee_tcb_svn or _reaches(tee_tcb_svn[start:], level.tdx_svns[start:]))
+        ):
+            return level
+    return None
+
+
+def find_module(info: TcbInfo, tee_tcb_svn: bytes) -> TdxModule | None:
+    """What the TDX module with this TEE_TCB_SVN must be; TDX 1.0 (major version 0) has the general entry."""
+    major = tee_tcb_svn[_MODULE_MAJOR]
+    if major == 0:
+        return info.module
+    return next((module for module in info.module_identities if module.id == module_name(tee_tcb_svn)), None)
+
+
+def module_name(tee_tcb_svn: bytes) -> str:
+    """The id of the TDX module's identity, as in "TDX_01"."""
+    return f"TDX_{tee_tcb_svn[_MODULE_MAJOR]:02X}"
+
+
+def converge(platform: TcbStatus, components: Iterable[TcbStatus]) -> TcbStatus:
+    """The status of a platform whose TDX module and quoting enclave have the statuses `components`."""
+    statuses = set(components)
+    if TcbStatus.NOT_SUPPORTED in statuses or platform is TcbStatus.NOT_SUPPORTED:
+        return TcbStatus.NOT_SUPPORTED
+    if TcbStatus.REVOKED in statuses:
+        return TcbStatus.REVOKED
+    if TcbStatus.OUT_OF_DATE in statuses:
+        return _WORSE_WITH_OUT_OF_DATE.get(platform, platform)
+    return platform
+
+
+def _evaluate_once(info: TcbInfo, pck: SgxExtension, qe: IsvLevel | None, tee_tcb_svn: bytes) -> Evaluation:
+    platform = match_level(info, pck, tee_tcb_svn)
+    has_module_levels = bool(tee_tcb_svn) and tee_tcb_svn[_MODULE_MAJOR] > 0
+    module = _module_level(info, tee_tcb_svn) if has_module_levels else None
+    module_statuses = [module.status if module else TcbStatus.NOT_SUPPORTED] if has_module_levels else []
+    status = platform.status if platform else TcbStatus.NOT_SUPPORTED
+    without_qe = converge(status, module_statuses)
+    full = converge(status, [*module_statuses, qe.status if qe else TcbStatus.NOT_SUPPORTED])
+    matched = full is not TcbStatus.NOT_SUPPORTED
+    reached = [level for level in (platform, module, qe) if level is not None] if matched else []
+    return Evaluation(
+        status=full,
+        without_qe=without_qe,
+        date=min((level.date for level in reached), default=None),
+        advisories=tuple(sorted({advisory for level in reached for advisory in level.advisories})),
+        shortfalls=() if full is TcbStatus.UP_TO_DATE else tuple(_shortfalls(info, pck, tee_tcb_svn)),
+    )
+
+
+def _module_level(info: TcbInfo, tee_tcb_svn: bytes) -> IsvLevel | None:
+    module = find_module(info, tee_tcb_svn)
+    levels = module.levels if module else ()
+    return next((level for level in levels if tee_tcb_svn[_MODULE_SVN] >= level.isvsvn), None)
+
+
+def _relaunch(launch: TcbStatus, current: TcbStatus) -> TcbStatus:
+    """The status of a TD that was launched under one TDX module and runs under a later one."""
+    if TcbStatus.NOT_SUPPORTED in (launch, current):
+        return TcbStatus.NOT_SUPPORTED
+    if launch not in _OUT_OF_DATE or current not in _NOT_OUT_OF_DATE:
+        return launch
+    if launch in _NEEDS_CONFIGURATION or current in _NEEDS_CONFIGURATION:
+        return TcbStatus.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED
+    return TcbStatus.TD_RELAUNCH_ADVISED
+
+
+def _reaches(svns: bytes, needed: bytes) -> bool:
+    return all(map(operator.ge, svns, needed))
+
+
+def _shortfalls(info: TcbInfo, pck: SgxExtension, tee_tcb_svn: bytes) -> Iterable[Shortfall]:
+    """What keeps the platform below the best level."""
+    if not info.levels:
+        return
+    best = info.levels[0]
+    for index, (have, component) in enumerate(zip(pck.components, best.sgx_components, strict=True), start=1):
+        if have < component.svn:
+            yield Shortfall(
+                f"SGX component {index}", have, component.svn, _kind(component.category, component.type)
+            )
+    if pck.pcesvn < best.pcesvn:
+        yield Shortfall("PCESVN", pck.pcesvn, best.pcesvn)
+    if not tee_tcb_svn:
+        return
+    has_module_levels = tee_tcb_svn[_MODULE_MAJOR] > 0
+    for index, (have, component) in enumerate(zip(tee_tcb_svn, best.tdx_components, strict=True), start=1):
+        if have < component.svn and not (has_module_levels and index <= 2):
+            yield Shortfall(
+                f"TDX component {index}", have, component.svn, _kind(component.category, component.type)
+            )
+    module = find_module(info, tee_tcb_svn)
+    if has_module_levels and module and module.levels and tee_tcb_svn[_MODULE_SVN] < module.levels[0].isvsvn:
+        yield Shortfall(f"TDX module {module.id}", tee_tcb_svn[_MODULE_SVN], module.levels[0].isvsvn)
+
+
+def _kind(category: str, type_: str) -> str:
+    return ", ".join(text for text in (category, type_) if text)

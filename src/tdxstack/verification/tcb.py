@@ -1,0 +1,161 @@
+"""How good the platform is: TCB info against PCK and quote, QE identity against the QE report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tdxstack.abi.quote import QuoteBody, TdBody10, TdBody15
+from tdxstack.abi.sgx_report import SgxReportBody
+from tdxstack.verification.chains import stamp
+from tdxstack.verification.evaluation import Evaluation, converge, evaluate, find_module, module_name
+from tdxstack.verification.inputs import Loaded, Terms
+from tdxstack.verification.qe_identity import QE, TD_QE, QeIdentity
+from tdxstack.verification.result import Check, fail, judged, not_applicable, unknown
+from tdxstack.verification.sgx_extension import SgxExtension
+from tdxstack.verification.tcb_info import SGX, TDX, IsvLevel, TcbInfo, TcbStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Tcb:
+    """The evaluation of a platform, as far as it could be made.
+
+    `qe_level` is the level that the quoting enclave reaches, None if none; `evaluation` is None when
+    `problem` kept it from being made at all, or when the QE identity could not be read (`qe_problem`).
+    """
+
+    evaluation: Evaluation | None
+    problem: str
+    qe_level: IsvLevel | None
+    qe_problem: str
+
+    @classmethod
+    def of(
+        cls,
+        info: Loaded[TcbInfo],
+        identity: Loaded[QeIdentity],
+        extension: Loaded[SgxExtension],
+        body: QuoteBody,
+        qe_report: SgxReportBody,
+    ) -> Tcb:
+        """Evaluate with what is there."""
+        level = identity.value.level(qe_report.isv_svn) if identity.value else None
+        qe_problem = "" if identity.value else identity.problem
+        problem = info.problem or extension.problem
+        if info.value is None or extension.value is None:
+            return cls(None, problem, level, qe_problem)
+        if isinstance(body, TdBody10) is not (info.value.id == TDX):
+            return cls(None, f"the TCB info is about {info.value.id}", level, qe_problem)
+        launch = body.tee_tcb_svn if isinstance(body, TdBody10) else b""
+        current = body.tee_tcb_svn2 if isinstance(body, TdBody15) else b""
+        return cls(evaluate(info.value, extension.value, level, launch, current), "", level, qe_problem)
+
+
+def check_platform(info: Loaded[TcbInfo], extension: Loaded[SgxExtension], body: QuoteBody) -> Check:
+    """tcb_info.fmspc: the TCB info is about this technology (SGX or TDX), FMSPC and PCE-ID."""
+    if info.value is None or extension.value is None:
+        return unknown("tcb_info.fmspc", info.problem or extension.problem)
+    technology = SGX if isinstance(body, SgxReportBody) else TDX
+    expected = _platform(technology, extension.value.fmspc, extension.value.pce_id)
+    found = _platform(info.value.id, info.value.fmspc, info.value.pce_id)
+    return judged(
+        "tcb_info.fmspc", expected == found, expected, found, "the TCB info is about another kind of platform"
+    )
+
+
+def check_module(info: Loaded[TcbInfo], body: QuoteBody) -> Check:
+    """tcb.module: the TDX module's signer and attributes are those of TCB info, the attributes zero."""
+    if isinstance(body, SgxReportBody):
+        return not_applicable("tcb.module", "an SGX quote")
+    if info.value is None:
+        return unknown("tcb.module", info.problem)
+    if info.value.module is None:
+        return unknown("tcb.module", f"the TCB info is about {info.value.id}")
+    name = module_name(body.tee_tcb_svn)
+    module = find_module(info.value, body.tee_tcb_svn)
+    if module is None:
+        known = ", ".join(identity.id for identity in info.value.module_identities) or "none"
+        return fail("tcb.module", f"one of: {known}", name, "the TCB info does not know the TDX module")
+    attributes = body.seam_attributes.to_bytes(8, "little")
+    good = body.mrsignerseam == module.mrsigner and attributes == module.attributes == bytes(8)
+    expected = f"{name}, MRSIGNERSEAM {module.mrsigner.hex()}, attributes {module.attributes.hex()}"
+    found = f"{name}, MRSIGNERSEAM {body.mrsignerseam.hex()}, attributes {attributes.hex()}"
+    return judged(
+        "tcb.module", good, expected, found, "the TDX module is another one; its attributes must be zero"
+    )
+
+
+def check_status(tcb: Tcb, terms: Terms) -> Check:
+    """tcb.status: the platform's status is acceptable, without what only the quoting enclave spoils."""
+    evaluation = tcb.evaluation
+    if evaluation is None:
+        return unknown("tcb.status", tcb.problem)
+    whole = not tcb.qe_problem and _acceptable(evaluation.status, evaluation, terms)
+    good = whole or _acceptable(evaluation.without_qe, evaluation, terms)
+    found = evaluation.without_qe.value
+    if evaluation.date is not None:
+        found += f", TCB of {stamp(evaluation.date)}"
+    reasons = [str(shortfall) for shortfall in evaluation.shortfalls] + list(evaluation.advisories)
+    return judged("tcb.status", good, _accepted(terms), found, "; ".join(reasons))
+
+
+def check_qe_status(tcb: Tcb, terms: Terms) -> Check:
+    """qe.status: the quoting enclave's ISVSVN does not spoil the platform's status."""
+    if tcb.qe_problem:
+        return unknown("qe.status", tcb.qe_problem)
+    status = tcb.qe_level.status if tcb.qe_level else TcbStatus.NOT_SUPPORTED
+    alone = converge(TcbStatus.UP_TO_DATE, [status]) in terms.policy.accepted_tcb_statuses
+    evaluation = tcb.evaluation
+    if evaluation is None:
+        good = alone
+    else:
+        good = _acceptable(evaluation.status, evaluation, terms) or (
+            alone and not _acceptable(evaluation.without_qe, evaluation, terms)
+        )
+    advisories = ", ".join(tcb.qe_level.advisories) if tcb.qe_level else "no level of the QE identity matches"
+    return judged("qe.status", good, _accepted(terms), status.value, advisories)
+
+
+def check_qe_identity(identity: Loaded[QeIdentity], report: SgxReportBody, body: QuoteBody) -> Check:
+    """qe.identity: the enclave that signed is the one that the identity describes."""
+    value = identity.value
+    if value is None:
+        return unknown("qe.identity", identity.problem)
+    mask = int.from_bytes(value.attributes_mask, "little")
+    attributes = int.from_bytes(report.attributes, "little") & mask
+    wanted = {
+        "id": (QE if isinstance(body, SgxReportBody) else TD_QE, value.id),
+        "MRSIGNER": (value.mrsigner.hex(), report.mrsigner.hex()),
+        "ISVPRODID": (str(value.isv_prod_id), str(report.isv_prod_id)),
+        "MISCSELECT": (f"{value.miscselect:08x}", f"{report.miscselect & value.miscselect_mask:08x}"),
+        "ATTRIBUTES": (value.attributes.hex(), attributes.to_bytes(16, "little").hex()),
+    }
+    wrong = [name for name, (expected, found) in wanted.items() if expected != found]
+    shown = wrong or list(wanted)
+    return judged(
+        "qe.identity",
+        not wrong,
+        ", ".join(f"{name} {wanted[name][0]}" for name in shown),
+        ", ".join(f"{name} {wanted[name][1]}" for name in shown),
+        "the quoting enclave is not the one that the identity describes",
+    )
+
+
+def _acceptable(status: TcbStatus, evaluation: Evaluation, terms: Terms) -> bool:
+    policy = terms.policy
+    if status not in policy.accepted_tcb_statuses:
+        return False
+    bounded = policy.platform_grace is not None and status in (
+        TcbStatus.OUT_OF_DATE,
+        TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED,
+    )
+    if not bounded or evaluation.date is None or policy.platform_grace is None:
+        return True
+    return terms.time - evaluation.date <= policy.platform_grace
+
+
+def _accepted(terms: Terms) -> str:
+    return ", ".join(sorted(terms.policy.accepted_tcb_statuses)) or "nothing"
+
+
+def _platform(technology: str, fmspc: bytes, pce_id: bytes) -> str:
+    return f"{technology}, FMSPC {fmspc.hex()}, PCE-ID {pce_id.hex()}"
