@@ -1,0 +1,1 @@
+"""TDVF: the firmware that TDs start with, found on the host or fetched from the distribution."""
