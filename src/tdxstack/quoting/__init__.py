@@ -1,0 +1,1 @@
+"""The emulated platform's trust: its PKI, its quoting enclave and the quote generation service."""
