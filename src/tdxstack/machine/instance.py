@@ -38,11 +38,12 @@ _ENDING_EVENTS = {
 
 
 def start_machine(
-    store: MachineStore, spec: MachineSpec, now: datetime, *, holds: Sequence[Path] = ()
+    store: MachineStore, spec: MachineSpec, now: datetime, *, holds: Sequence[int] = ()
 ) -> MachineState:
     """Start QEMU for `spec`; its disk overlay must exist in the machine's files.
 
-    QEMU outlives this process. It holds the machine's lock, and those of `holds`, for as long as it lives.
+    QEMU outlives this process. It holds the machine's lock, and the file descriptors of `holds`, for as
+    long as it lives.
     Raises `UsageError` if the machine runs already, `CommandError` if QEMU ends at once.
     """
     files = store.prepare(spec.name)
@@ -52,9 +53,8 @@ def start_machine(
     for stale in (files.console_log, files.qemu_log, files.known_hosts, files.monitor, files.console_socket):
         stale.unlink(missing_ok=True)
     argv = build_qemu_command(spec, files)
-    with contextlib.ExitStack() as locks:
-        descriptors = [locks.enter_context(lock(path, wait=False)) for path in (files.lock, *holds)]
-        pid = start(argv, log=files.qemu_log, pass_fds=descriptors)
+    with lock(files.lock, wait=False) as descriptor:
+        pid = start(argv, log=files.qemu_log, pass_fds=[descriptor, *holds])
     try:
         _await_monitor(files)
         port = ssh_port(files.monitor)

@@ -32,6 +32,11 @@ class MachineFiles:
         return self.directory / "authorized_key.pub"
 
     @property
+    def ssh_key(self) -> Path:
+        """The private key that may enter this machine."""
+        return self.directory / "ssh_key"
+
+    @property
     def known_hosts(self) -> Path:
         """The guest's SSH host key as its channel showed it."""
         return self.directory / "known_hosts"
@@ -39,6 +44,11 @@ class MachineFiles:
     @property
     def evidence(self) -> Path:
         return self.directory / "evidence.json"
+
+    @property
+    def collateral(self) -> Path:
+        """What the evidence was verified with."""
+        return self.directory / "collateral.json"
 
     @property
     def result(self) -> Path:
@@ -121,7 +131,7 @@ class MachineStore:
         write_atomically(self.files(state.name).state, document, mode=0o600)
 
     def is_running(self, name: str) -> bool:
-        return is_locked(self.files(name).lock) if self.files(name).lock.exists() else False
+        return is_locked(self.files(name).lock)
 
     def remove(self, name: str) -> None:
         """Forget a machine and delete its files."""
