@@ -48,26 +48,23 @@ class _Tool:
 
 TOOLSETS = {
     # libarchive: what mke2fs loads to fill a file system from a tar archive
-    "image": Toolset(("mtools", "dosfstools", "e2fsprogs", "fdisk", "libarchive13t64", "mmdebstrap")),
+    "image": Toolset(("mtools", "dosfstools", "e2fsprogs", "libarchive13t64")),
     "qemu-img": Toolset(("qemu-utils",)),
     "ssh": Toolset(("openssh-client",)),
     # option ROMs, SeaBIOS and the loader of -kernel, which QEMU's source as Debian has it lacks
     "qemu-data": Toolset(("qemu-system-data", "seabios", "ipxe-qemu"), with_dependencies=False),
 }
 
-_MTOOLS_NAMES = ("mcopy", "mdir", "mformat", "mmd", "mtype")
-_E2FS_NAMES = ("debugfs", "e2fsck", "mkfs.ext4", "resize2fs")
 # names on FAT are converted by modules that must be of the same C library as the program
 _FAT = (("GCONV_PATH", f"$root/{_LIBRARIES}/gconv"),)
 _MTOOLS = (("MTOOLSRC", "/dev/null"), *_FAT)
 _MKE2FS = (("MKE2FS_CONFIG", "$root/etc/mke2fs.conf"),)
 
 _TOOLS = {
-    **{name: _Tool("image", "mtools", f"usr/bin/{name}", settings=_MTOOLS) for name in _MTOOLS_NAMES},
-    **{name: _Tool("image", "e2fsprogs", f"usr/sbin/{name}", settings=_MKE2FS) for name in _E2FS_NAMES},
+    "mcopy": _Tool("image", "mtools", "usr/bin/mcopy", settings=_MTOOLS),
+    "mmd": _Tool("image", "mtools", "usr/bin/mmd", settings=_MTOOLS),
+    "mkfs.ext4": _Tool("image", "e2fsprogs", "usr/sbin/mkfs.ext4", settings=_MKE2FS),
     "mkfs.vfat": _Tool("image", "dosfstools", "usr/sbin/mkfs.vfat", settings=_FAT),
-    "sfdisk": _Tool("image", "fdisk", "usr/sbin/sfdisk"),
-    "mmdebstrap": _Tool("image", "mmdebstrap", "usr/bin/mmdebstrap"),
     "qemu-img": _Tool("qemu-img", "qemu-utils", "usr/bin/qemu-img", prefer_host=True),
     "ssh": _Tool("ssh", "openssh-client", "usr/bin/ssh", prefer_host=True),
     "ssh-keygen": _Tool("ssh", "openssh-client", "usr/bin/ssh-keygen", prefer_host=True),
@@ -220,24 +217,4 @@ def _script(root: Path, tool: _Tool) -> str:
     lines = ["#!/bin/sh", "root=${0%/*}/../root"]
     lines += [f'export {key}="{value}"' for key, value in tool.settings]
     command = [f'"$root/{_LOADER}"', "--library-path", f'"$root/{_LIBRARIES}"']
-    with (root / tool.path).open("rb") as file:
-        if file.readline().startswith(b"#!/usr/bin/perl"):
-            command += ['"$root/usr/bin/perl"', *(f'-I"$root/{path}"' for path in _perl_paths(root))]
     return "\n".join([*lines, " ".join(["exec", *command, f'"$root/{tool.path}"', '"$@"']), ""])
-
-
-def _perl_paths(root: Path) -> list[str]:
-    """The module directories of the tree's perl, which otherwise looks for the host's."""
-    patterns = (
-        f"{_LIBRARIES}/perl5/*",
-        "usr/share/perl5",
-        f"{_LIBRARIES}/perl-base",
-        f"{_LIBRARIES}/perl/*",
-        "usr/share/perl/*",
-    )
-    return [
-        str(path.relative_to(root))
-        for pattern in patterns
-        for path in sorted(root.glob(pattern))
-        if path.is_dir()
-    ]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -123,13 +122,3 @@ def test_unknown_names(toolbox: Toolbox) -> None:
         toolbox.program("rm")
     with pytest.raises(UsageError, match="kitchen"):
         toolbox.tree("kitchen")
-
-
-def test_scripts_of_perl_get_the_trees_perl(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    for name in ("usr/share/perl/5.40", "usr/lib/x86_64-linux-gnu/perl-base", "usr/bin"):
-        (root / name).mkdir(parents=True)
-    (root / "usr/bin/mmdebstrap").write_text("#!/usr/bin/perl\n")
-    script = programs._script(root, programs._TOOLS["mmdebstrap"])
-    assert '"$root/usr/bin/perl" -I"$root/usr/lib/x86_64-linux-gnu/perl-base"' in script
-    assert os.fspath(tmp_path) not in script
