@@ -1,0 +1,91 @@
+"""What tdxstack puts into a guest: its own guest side as one zipapp, configuration, and enabled units."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tdxstack.image import recipe
+
+PACKAGED = ("__init__.py", "errors.py", "abi", "evidence")
+"""What of tdxstack the guest side consists of: modules and packages, standard library only."""
+
+ZIPAPP = "usr/lib/tdxstack/tdx-guest.pyz"
+
+# zip files know no time before 1980
+_TIME = (1980, 1, 1, 0, 0, 0)
+_MAIN = b'import runpy\n\nrunpy.run_module("tdxstack.evidence", run_name="__main__", alter_sys=True)\n'
+_UNITS = "/etc/systemd/system"
+_ENABLED = (
+    ("multi-user.target.wants", f"{_UNITS}/tdxstack-ready.service"),
+    ("ssh.service.requires", f"{_UNITS}/tdxstack-host-key.service"),
+    ("multi-user.target.wants", "/usr/lib/systemd/system/systemd-networkd.service"),
+    ("sysinit.target.wants", "/usr/lib/systemd/system/modprobe@.service"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFile:
+    """A file, or (`link`) a symbolic link to `link`, that is put into the guest, owned by root."""
+
+    path: str
+    data: bytes = b""
+    mode: int = 0o644
+    link: str = ""
+
+
+def zipapp(package: Path) -> bytes:
+    """The guest side of the tdxstack whose package directory is `package`, as an executable zip file.
+
+    The same sources give the same bytes: members are sorted, stored uncompressed, dated 1980-01-01.
+    Run it with `python3 FILE`; it behaves as `python3 -m tdxstack.evidence`.
+    """
+    members = {f"tdxstack/{name}": data for name, data in _sources(package)}
+    members["__main__.py"] = _MAIN
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in sorted(members):
+            info = zipfile.ZipInfo(name, _TIME)
+            info.create_system = 3
+            info.external_attr = 0o100644 << 16
+            archive.writestr(info, members[name])
+    return buffer.getvalue()
+
+
+def guest_files(package: Path) -> list[GuestFile]:
+    """Everything that is put into the installed tree, in order of the paths."""
+    templates = package / "image/guest"
+    found = [
+        GuestFile(
+            str(path.relative_to(templates)), path.read_bytes(), 0o755 if path.parent.name == "bin" else 0o644
+        )
+        for path in templates.rglob("*")
+        if path.is_file()
+    ]
+    found.append(GuestFile(ZIPAPP, zipapp(package)))
+    # Empty, not absent: systemd then makes one for this instance, but does not apply its first-boot presets.
+    found.append(GuestFile("etc/machine-id", b"", 0o444))
+    found += [GuestFile(f"etc/systemd/system/{unit}", link="/dev/null") for unit in recipe.MASKED_UNITS]
+    found += [
+        GuestFile(f"etc/systemd/system-generators/{name}", link="/dev/null")
+        for name in recipe.MASKED_GENERATORS
+    ]
+    found.append(
+        GuestFile("etc/systemd/system/default.target", link="/usr/lib/systemd/system/multi-user.target")
+    )
+    # They date the whole installation: nothing has to be brought up to date at the first start.
+    found += [GuestFile(name) for name in ("etc/.updated", "var/.updated")]
+    for wanted_by, unit in _ENABLED:
+        name = Path(unit).name.replace("modprobe@", "modprobe@tdx_guest")
+        found.append(GuestFile(f"etc/systemd/system/{wanted_by}/{name}", link=unit))
+    return sorted(found, key=lambda file: file.path)
+
+
+def _sources(package: Path) -> Iterator[tuple[str, bytes]]:
+    for name in PACKAGED:
+        path = package / name
+        for source in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            yield str(source.relative_to(package)), source.read_bytes()
