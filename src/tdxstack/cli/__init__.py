@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 import click
 
 from tdxstack import __version__
+from tdxstack.cli.sudo import become_invoking_user
 from tdxstack.errors import TdxError
 
 COMMANDS = {
@@ -25,10 +27,11 @@ COMMANDS = {
     "image": ("tdxstack.cli.image:image", "Build and look after guest images."),
     "vm": ("tdxstack.cli.vm:vm", "List, show, enter and stop machines."),
     "evidence": ("tdxstack.cli.evidence:evidence", "Show and verify what a TD has presented."),
-    "quote": ("tdxstack.cli.quote:quote", "Show and verify quotes."),
-    "eventlog": ("tdxstack.cli.eventlog:eventlog", "Show and replay event logs."),
     "serve": ("tdxstack.cli.serve:serve", "Run the services of the stack."),
 }
+INSTALLING = ("up", "emulator", "image")
+"""Commands that may install host packages first; they leave root's powers behind after that."""
+
 INTERRUPTED = 130
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -54,12 +57,15 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "--version", prog_name="tdx", message="%(prog)s %(version)s")
-def tdx() -> None:
+@click.pass_context
+def tdx(ctx: click.Context) -> None:
     """The Linux stack for Intel TDX: launch Trust Domains, measure them, prove what they booted.
 
     On TDX hardware with upstream components, or on any Linux machine in an emulated TD.
     An emulated TD is not protected.
     """
+    if ctx.invoked_subcommand not in INSTALLING:
+        become_invoking_user()
 
 
 def json_option(command: Command) -> Command:
@@ -75,6 +81,7 @@ def print_json(document: object) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every error ends as two lines on stderr and an exit code."""
     words = sys.argv[1:] if arguments is None else arguments
+    signal.signal(signal.SIGTERM, _interrupt)
     if os.environ.get("TDX_DEBUG") == "1":
         sys.exit(tdx.main(words, prog_name="tdx", standalone_mode=False) or 0)
     try:
@@ -90,6 +97,11 @@ def main(arguments: list[str] | None = None) -> None:
         # The reader has gone (tdx ... | head): say nothing more, also not at interpreter exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    """SIGTERM ends a command as Ctrl-C does: everything that it owns is cleaned up."""
+    raise KeyboardInterrupt
 
 
 def _report(words: list[str], message: str, hint: str, exit_code: int) -> int:

@@ -1,0 +1,66 @@
+"""`tdx image`: guest images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from tdxstack.cli import json_option, print_json
+from tdxstack.cli.edge import (
+    directories,
+    mirror_options,
+    prepare_host,
+    surroundings,
+    yes_option,
+)
+from tdxstack.cli.progress import progress_display
+from tdxstack.cli.sudo import become_invoking_user
+from tdxstack.image import build as image_build
+from tdxstack.image.build import Image
+from tdxstack.workflows.workshop import Workshop
+
+
+@click.group()
+def image() -> None:
+    """Build and look after guest images."""
+
+
+@image.command()
+@click.option("--refresh", is_flag=True, help="Look for newer packages.")
+@mirror_options
+@yes_option
+@json_option
+def build(refresh: bool, mirror: str, require_fresh: bool, yes: bool, as_json: bool) -> None:
+    """Build the guest image that `tdx up` boots, if it is not there yet."""
+    with progress_display() as display:
+        prepare_host(["image"], yes=yes, report=display.report, note=display.note)
+        workshop = Workshop(surroundings(), mirror=mirror, require_fresh=require_fresh, report=display.report)
+        made = workshop.image(refresh=refresh)
+    if as_json:
+        print_json(_document(made))
+    else:
+        click.echo(
+            f"{made.path}\nkernel {made.kernel_version}, {len(made.packages)} packages, key {made.key}"
+        )
+
+
+@image.command("list")
+@json_option
+def list_images(as_json: bool) -> None:
+    """List the guest images that are built."""
+    become_invoking_user()
+    found = image_build.cached(directories().cache / "image")
+    if as_json:
+        print_json({"images": [_document(one) for one in found]})
+        return
+    table = Table("KEY", "KERNEL", "PACKAGES", "FILE", box=None)
+    for one in found:
+        table.add_row(one.key, one.kernel_version, str(len(one.packages)), str(one.path))
+    Console(soft_wrap=True).print(table)
+
+
+def _document(one: Image) -> dict[str, object]:
+    return asdict(one) | {"path": str(one.path)}

@@ -1,0 +1,63 @@
+"""Results as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tdxstack.verification.boot import Register
+from tdxstack.verification.result import ACCEPTED, Check, Status
+
+STYLES = {
+    Status.OK: "green",
+    Status.FAIL: "bold red",
+    Status.WARNING: "yellow",
+    Status.NOT_APPLICABLE: "dim",
+    Status.UNKNOWN: "bold yellow",
+}
+DIGEST_SHOWN = 16
+"""Hex digits of a digest that a table shows; --json has them all."""
+
+
+def checks_table(checks: Iterable[Check]) -> Table:
+    """One line a check; what was expected and found only where it matters."""
+    table = Table("CHECK", "STATUS", "", box=None, pad_edge=False)
+    for check in checks:
+        style = STYLES[check.status]
+        table.add_row(check.id, f"[{style}]{check.status.value}[/]", escape(_explain(check)))
+    return table
+
+
+def registers_table(registers: Mapping[str, Register]) -> Table:
+    """Each register as computed here and as the TD reported it."""
+    table = Table("REGISTER", "EXPECTED", "MEASURED", "", box=None, pad_edge=False)
+    for name, register in registers.items():
+        match = "[green]match[/]" if register.match else "[bold red]differs[/]"
+        table.add_row(name.upper(), _short(register.expected), _short(register.measured), match)
+    return table
+
+
+def print_verdict(console: Console, verdict: str, *, emulated: bool) -> None:
+    """The last line of a verification; it says so where the evidence is emulated."""
+    style = "bold green" if verdict == ACCEPTED else "bold red"
+    mark = "  [bold yellow]emulated: this TD is not protected[/]" if emulated else ""
+    console.print(f"verdict: [{style}]{verdict}[/]{mark}", highlight=False)
+
+
+def _explain(check: Check) -> str:
+    if check.status in (Status.OK, Status.NOT_APPLICABLE):
+        return check.detail
+    parts = [check.detail]
+    if check.expected or check.found:
+        parts.append(f"expected {check.expected or '-'}, found {check.found or '-'}")
+    return "; ".join(part for part in parts if part)
+
+
+def _short(digest: bytes | None) -> str:
+    if digest is None:
+        return "-"
+    text = digest.hex()
+    return f"{text[:DIGEST_SHOWN]}…" if len(text) > DIGEST_SHOWN else text

@@ -1,0 +1,144 @@
+"""`tdx up` and `tdx down`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from tdxstack.cli import json_option, print_json
+from tdxstack.cli.edge import mirror_options, prepare_host, surroundings, yes_option
+from tdxstack.cli.progress import progress_display
+from tdxstack.cli.render import checks_table, print_verdict, registers_table
+from tdxstack.machine.spec import PageTracking
+from tdxstack.machine.store import MachineStore
+from tdxstack.platform import Platform, choose_platform
+from tdxstack.verification.result import ACCEPTED
+from tdxstack.workflows.plan import plan_up
+from tdxstack.workflows.up import UpRequest, UpResult, bring_down, bring_up
+
+
+@click.command()
+@click.option("--name", default="td", show_default=True, help="Name of the machine.")
+@click.option(
+    "--platform",
+    type=click.Choice([platform.value for platform in Platform]),
+    help="Run on TDX hardware or emulated. [default: hardware where KVM offers it, else emulated]",
+)
+@click.option("--vcpus", default=2, show_default=True, help="Virtual CPUs.")
+@click.option("--memory", "memory_mib", default=2048, show_default=True, help="Memory in MiB.")
+@mirror_options
+@click.option(
+    "--firmware", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="TDVF file to boot."
+)
+@click.option("--emulator-version", default="", help="Pinned QEMU release to build the emulator of.")
+@click.option(
+    "--source",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="QEMU source tarball to build the emulator of.",
+)
+@click.option(
+    "--collateral",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Collateral bundle to verify a hardware quote with.",
+)
+@click.option("--debug", is_flag=True, help="Set the TD's DEBUG attribute; verification then rejects it.")
+@click.option("--ve", is_flag=True, help="Emulated: inject #VE as the TDX module does.")
+@click.option(
+    "--sept",
+    type=click.Choice([tracking.value for tracking in PageTracking]),
+    default=PageTracking.OFF.value,
+    show_default=True,
+    help="Emulated: track private and shared pages; `on` ends the TD on a wrong use, `log` reports it.",
+)
+@yes_option
+@click.option("--dry-run", is_flag=True, help="Say what would be fetched, built and run, and do none of it.")
+@json_option
+def up(
+    name: str,
+    platform: str | None,
+    vcpus: int,
+    memory_mib: int,
+    mirror: str,
+    require_fresh: bool,
+    firmware: Path | None,
+    emulator_version: str,
+    source: Path | None,
+    collateral: Path | None,
+    debug: bool,
+    ve: bool,
+    sept: str,
+    yes: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Boot a TD, measure it, have it prove what it booted, and verify the proof.
+
+    Everything that is missing is fetched and built first. The TD runs on afterwards: enter it with
+    `tdx vm ssh`, end it with `tdx down`. The exit code is 0 only if every check passed.
+    """
+    request = UpRequest(
+        name=name,
+        platform=Platform(platform) if platform else None,
+        vcpus=vcpus,
+        memory_mib=memory_mib,
+        mirror=mirror,
+        require_fresh=require_fresh,
+        emulator_version=emulator_version,
+        emulator_source=source,
+        firmware=firmware,
+        collateral=collateral,
+        debug=debug,
+        ve=ve,
+        sept=PageTracking(sept),
+    )
+    if dry_run:
+        steps = plan_up(request, surroundings())
+        if as_json:
+            print_json({"steps": [step.to_json() for step in steps]})
+        else:
+            for step in steps:
+                click.echo(f"{'would' if step.needed else 'have'}  {step.text}")
+        return 0
+    with progress_display() as display:
+        choice = choose_platform(surroundings().host, request.platform)
+        display.note(f"platform: {choice.platform.value} ({choice.reason})")
+        purposes = ["emulator", "image"] if choice.emulated else ["image"]
+        prepare_host(purposes, yes=yes, report=display.report, note=display.note)
+        result = bring_up(request, surroundings(), display.report, display.console_line)
+        for warning in result.warnings:
+            display.note(f"warning: {warning}")
+    if as_json:
+        print_json(result.to_json())
+    else:
+        _print_result(result)
+    return 0 if result.verification.verdict == ACCEPTED else 1
+
+
+def _print_result(result: UpResult) -> None:
+    console = Console()
+    console.print(checks_table(result.verification.checks))
+    console.print()
+    console.print(registers_table(result.verification.registers))
+    console.print()
+    print_verdict(console, result.verification.verdict, emulated=result.choice.emulated)
+    name = result.machine.name
+    console.print(
+        f"enter:    tdx vm ssh {name}\nevidence: tdx evidence show {name}\nend:      tdx down {name}",
+        highlight=False,
+    )
+
+
+@click.command()
+@click.argument("name", default="td")
+def down(name: str) -> None:
+    """Stop a machine and remove its disk and evidence.
+
+    The quote generation service ends by itself when no TD needs it any more.
+    """
+    store = MachineStore(surroundings().directories)
+    store.load(name)
+    with progress_display() as display:
+        display.report(f"stopping {name}", None)
+        bring_down(store, name)

@@ -1,0 +1,1 @@
+"""Compositions of the parts: what a user asks for in one sentence."""

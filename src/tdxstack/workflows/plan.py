@@ -1,0 +1,116 @@
+"""What `tdx up` would do, without doing any of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tdxstack.emulator.locate import locate
+from tdxstack.emulator.recipe import Recipe
+from tdxstack.firmware.fetch import PACKAGE, cached
+from tdxstack.firmware.find import find
+from tdxstack.image import build as image_build
+from tdxstack.machine.store import MachineStore
+from tdxstack.platform import PlatformChoice, choose_platform
+from tdxstack.quoting.service import Service
+from tdxstack.toolbox import host_packages
+from tdxstack.toolbox.archive import host_archive
+from tdxstack.workflows.up import UpRequest
+from tdxstack.workflows.workshop import Surroundings, Workshop
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to do, and whether it still needs doing."""
+
+    what: str
+    needed: bool
+    text: str
+
+    def to_json(self) -> dict[str, object]:
+        """The three fields by name."""
+        return asdict(self)
+
+
+def plan_up(request: UpRequest, surroundings: Surroundings) -> list[Step]:
+    """Every step of `bring_up`, in order; raises as it would for what is refused before anything is done."""
+    choice = choose_platform(surroundings.host, request.platform)
+    request.refuse_contradictions(choice.platform)
+    return [
+        Step("platform", False, f"platform: {choice.platform.value} ({choice.reason})"),
+        *_packages(choice),
+        _archive(request),
+        *_programs(surroundings),
+        *([_emulator(request, surroundings)] if choice.emulated else []),
+        _firmware(request, surroundings),
+        _image(surroundings),
+        *([_trust(surroundings)] if choice.emulated else []),
+        _machine(request, surroundings),
+    ]
+
+
+def _packages(choice: PlatformChoice) -> list[Step]:
+    purposes = ["emulator", "image"] if choice.emulated else ["image"]
+    absent = host_packages.missing(host_packages.needed(purposes))
+    if not absent:
+        return [Step("host packages", False, "host packages: all installed")]
+    commands = [" ".join(command) for command in host_packages.install_commands(absent)]
+    return [Step("host packages", True, f"run: {command}") for command in commands]
+
+
+def _archive(request: UpRequest) -> Step:
+    archive = host_archive(Path("/"), mirror=request.mirror)
+    return Step(
+        "archive", False, f"package archive: {archive.distribution} {archive.codename} at {archive.main.uri}"
+    )
+
+
+def _programs(surroundings: Surroundings) -> list[Step]:
+    return [
+        Step("program", program.origin == "absent", f"program {program.name}: {program.origin}")
+        for program in Workshop(surroundings).toolbox.status()
+    ]
+
+
+def _emulator(request: UpRequest, surroundings: Surroundings) -> Step:
+    current = locate(surroundings.directories.cache)
+    if current and not request.emulator_version and not request.emulator_source:
+        return Step("emulator", False, f"emulator: QEMU {current.version}, key {current.key}")
+    origin = request.emulator_source or request.emulator_version or "the archive's source package"
+    return Step(
+        "emulator", True, f"emulator: build QEMU of {origin} with {len(Recipe.load().patches)} patches"
+    )
+
+
+def _firmware(request: UpRequest, surroundings: Surroundings) -> Step:
+    if request.firmware:
+        return Step("firmware", False, f"firmware: {request.firmware}")
+    found = find(surroundings.firmware_places).found
+    if found:
+        return Step("firmware", False, f"firmware: {found[0].path}")
+    here = cached(surroundings.directories.cache / "firmware")
+    if here:
+        return Step("firmware", False, f"firmware: {PACKAGE} {here.version}")
+    return Step("firmware", True, f"firmware: download {PACKAGE} from the archive")
+
+
+def _image(surroundings: Surroundings) -> Step:
+    images = image_build.cached(surroundings.directories.cache / "image")
+    if images:
+        return Step("image", False, f"guest image: {images[-1].key}, kernel {images[-1].kernel_version}")
+    return Step("image", True, "guest image: download packages and build it")
+
+
+def _trust(surroundings: Surroundings) -> Step:
+    place = surroundings.directories.data / "pki"
+    socket = Service.of_user(surroundings.directories.runtime).socket
+    return Step("trust", not place.exists(), f"emulated root of trust in {place}, QGS on {socket}")
+
+
+def _machine(request: UpRequest, surroundings: Surroundings) -> Step:
+    files = MachineStore(surroundings.directories).files(request.name)
+    return Step(
+        "machine",
+        True,
+        f"start machine {request.name}: {request.vcpus} vCPUs, {request.memory_mib} MiB; {files.directory}",
+    )

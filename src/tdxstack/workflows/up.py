@@ -1,0 +1,310 @@
+"""`tdx up`: boot a TD, measure it and prove it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tdxstack import __version__
+from tdxstack.collateral.bundle import Collateral
+from tdxstack.errors import UnavailableError, UsageError
+from tdxstack.evidence.binding import NONCE_SIZE
+from tdxstack.evidence.document import Evidence
+from tdxstack.files import write_atomically
+from tdxstack.firmware.find import Firmware
+from tdxstack.image.build import Image
+from tdxstack.machine.instance import start_machine, stop_machine, wait_until_ready
+from tdxstack.machine.spec import EmulatedTd, MachineSpec, PageTracking, TdSettings
+from tdxstack.machine.ssh import Ssh, seen_host_key, wait_for_banner
+from tdxstack.machine.store import MachineFiles, MachineState, MachineStore
+from tdxstack.measurement.mrtd import mrtd
+from tdxstack.platform import Platform, PlatformChoice, choose_platform
+from tdxstack.quoting.pki import Pki, open_pki
+from tdxstack.quoting.service import Service, ensure_running
+from tdxstack.run import Report, silent
+from tdxstack.verification.boot import BootResult, Expectation, verify_boot
+from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, TrustAnchor
+from tdxstack.verification.inputs import ParsedCollateral
+from tdxstack.verification.policy import Policy
+from tdxstack.workflows.workshop import Surroundings, Workshop
+
+BOOT_SECONDS = 600.0
+EVIDENCE_SECONDS = 180.0
+GUEST_HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
+INTEL_QGS_SOCKET = Path("/var/run/tdx-qgs/qgs.socket")
+"""Where Intel's tdx-qgs package listens when it is configured for a unix socket."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpRequest:
+    """What the user asked for; the defaults are the main job."""
+
+    name: str = "td"
+    platform: Platform | None = None
+    vcpus: int = 2
+    memory_mib: int = 2048
+    mirror: str = ""
+    require_fresh: bool = False
+    emulator_version: str = ""
+    emulator_source: Path | None = None
+    firmware: Path | None = None
+    collateral: Path | None = None
+    """Bundle to verify a hardware quote with; the emulated platform has its own."""
+    debug: bool = False
+    ve: bool = False
+    sept: PageTracking = PageTracking.OFF
+
+    def refuse_contradictions(self, platform: Platform) -> None:
+        """Raise `UsageError` for options that the platform does not have."""
+        emulated_only = self.ve or self.sept is not PageTracking.OFF or self.emulator_version
+        if platform is Platform.HARDWARE and (emulated_only or self.emulator_source):
+            raise UsageError(
+                "--ve, --sept, --emulator-version and --source are for the emulated platform",
+                hint="leave them out, or add --platform emulated",
+            )
+        if platform is Platform.HARDWARE and self.collateral is None:
+            raise UsageError(
+                "a hardware quote needs collateral to be verified with", hint="give --collateral FILE"
+            )
+        if platform is Platform.EMULATED and self.collateral is not None:
+            raise UsageError("the emulated platform brings its own collateral", hint="leave out --collateral")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that is needed before the machine starts."""
+
+    qemu: tuple[str, ...]
+    firmware: Firmware
+    image: Image
+    anchor: TrustAnchor
+    collateral: Collateral
+    pki: Pki | None
+    """The emulated platform's root of trust."""
+    components: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class UpResult:
+    """What came of it: the verdict, everything that it rests on, and the machine, which runs on."""
+
+    verification: BootResult
+    choice: PlatformChoice
+    components: Mapping[str, str]
+    warnings: Sequence[str]
+    phases: Mapping[str, float]
+    machine: MachineState
+    files: MachineFiles
+
+    def to_json(self) -> dict[str, object]:
+        """The document that `tdx up --json` prints (docs/reference/json.md)."""
+        return {
+            "verdict": self.verification.verdict,
+            "emulated": self.choice.emulated,
+            "platform": {"name": self.choice.platform.value, "reason": self.choice.reason},
+            "components": dict(self.components),
+            "warnings": list(self.warnings),
+            "registers": {name: register.to_json() for name, register in self.verification.registers.items()},
+            "checks": [check.to_json() for check in self.verification.checks],
+            "phases": dict(self.phases),
+            "machine": asdict(self.machine) | {"files": str(self.files.directory)},
+        }
+
+
+@dataclass(slots=True)
+class Phases:
+    """Seconds that each phase took, in order."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - started, 2)
+
+
+def bring_up(
+    request: UpRequest,
+    surroundings: Surroundings,
+    report: Report = silent,
+    on_console: Callable[[str], None] = lambda line: None,
+) -> UpResult:
+    """Boot a TD from parts that are there or are made now, and verify what it presents.
+
+    The machine runs on, whatever the verdict; it is removed if this is left by an exception.
+    Raises the parts' own errors; `UsageError` where a machine of that name runs already.
+    """
+    choice = choose_platform(surroundings.host, request.platform)
+    request.refuse_contradictions(choice.platform)
+    store = MachineStore(surroundings.directories)
+    if store.is_running(request.name):
+        raise UsageError(
+            f"machine {request.name!r} is running already",
+            hint=f"end it with `tdx down {request.name}`, or give another --name",
+        )
+    workshop = Workshop(
+        surroundings, mirror=request.mirror, require_fresh=request.require_fresh, report=report
+    )
+    phases = Phases()
+    parts = gather(request, choice, surroundings, workshop, phases)
+    files = store.prepare(request.name)
+    with contextlib.ExitStack() as guard:
+        guard.callback(bring_down, store, request.name, force=True)
+        with phases.measure("start"):
+            state = _start(request, choice, parts, store, surroundings, workshop)
+        with phases.measure("boot"):
+            report("booting", None)
+            wait_until_ready(files, BOOT_SECONDS, on_console)
+        with phases.measure("evidence"):
+            report("collecting evidence", None)
+            nonce = secrets.token_bytes(NONCE_SIZE)
+            evidence = collect_evidence(files, ssh_to(state, files, workshop), nonce)
+        with phases.measure("verify"):
+            report("verifying", None)
+            verification = verify_boot(
+                evidence,
+                Expectation(nonce, seen_host_key(files), mrtd(parts.firmware.path.read_bytes()).single_pass),
+                ParsedCollateral.parse(parts.collateral),
+                time=surroundings.clock(),
+                anchors=(parts.anchor,),
+                policy=Policy(allow_emulated=choice.emulated),
+            )
+        guard.pop_all()
+    warnings = [release.warning for release in workshop.releases.values() if release.warning]
+    write_atomically(files.collateral, parts.collateral.to_json())
+    result = UpResult(verification, choice, parts.components, warnings, phases.seconds, state, files)
+    write_atomically(files.result, json.dumps(result.to_json(), indent=2).encode())
+    return result
+
+
+def bring_down(store: MachineStore, name: str, *, force: bool = False) -> None:
+    """Stop the machine and remove its files."""
+    if name in store.names():
+        stop_machine(store, name, force=force)
+    store.remove(name)
+
+
+def gather(
+    request: UpRequest,
+    choice: PlatformChoice,
+    surroundings: Surroundings,
+    workshop: Workshop,
+    phases: Phases,
+) -> Parts:
+    """Find, fetch or build every part."""
+    components = {"tdxstack": __version__}
+    with phases.measure("emulator" if choice.emulated else "qemu"):
+        if choice.emulated:
+            emulator = workshop.emulator(request.emulator_version, request.emulator_source)
+            qemu = tuple(emulator.argv_prefix)
+            components |= {"qemu": f"{emulator.version} (emulating)", "emulator": emulator.key}
+        else:
+            qemu = (workshop.host_qemu(),)
+            components["qemu"] = qemu[0]
+    with phases.measure("firmware"):
+        firmware = workshop.firmware(request.firmware)
+        components["firmware"] = f"{firmware.path.name} sha256 {firmware.sha256}"
+    with phases.measure("image"):
+        image = workshop.image()
+        components |= {"image": image.key, "kernel": image.kernel_version}
+    with phases.measure("trust"):
+        if choice.emulated:
+            pki = open_pki(surroundings.directories.data / "pki", surroundings.clock())
+            return Parts(
+                qemu,
+                firmware,
+                image,
+                TrustAnchor.from_certificate(pki.trust_anchor_pem),
+                pki.collateral(),
+                pki,
+                components,
+            )
+        assert request.collateral is not None, "refuse_contradictions has seen to it"
+        return Parts(
+            qemu, firmware, image, INTEL_SGX_ROOT_CA, _read_bundle(request.collateral), None, components
+        )
+
+
+def _read_bundle(path: Path) -> Collateral:
+    try:
+        return Collateral.from_json(path.read_bytes())
+    except OSError as error:
+        raise UnavailableError(
+            f"collateral {path} cannot be read: {error.strerror}", hint="give --collateral a bundle"
+        ) from None
+
+
+def _start(
+    request: UpRequest,
+    choice: PlatformChoice,
+    parts: Parts,
+    store: MachineStore,
+    surroundings: Surroundings,
+    workshop: Workshop,
+) -> MachineState:
+    files = store.files(request.name)
+    workshop.overlay(parts.image, files.disk)
+    spec = MachineSpec(
+        name=request.name,
+        platform=choice.platform,
+        qemu=parts.qemu,
+        firmware=parts.firmware.path,
+        disk=parts.image.path,
+        authorized_key=workshop.ssh_key(files.ssh_key),
+        vcpus=request.vcpus,
+        memory_mib=request.memory_mib,
+        td=TdSettings(debug=request.debug),
+        emulated_td=_emulated_td(request, parts.pki) if parts.pki else None,
+        quote_socket=_quote_socket(surroundings, choice),
+    )
+    if parts.pki is None:
+        return start_machine(store, spec, surroundings.clock())
+    directories = surroundings.directories
+    # Need the service before asking for it, so that it cannot go in between; QEMU then goes on needing it.
+    with Service.of_user(directories.runtime).use(request.name) as need:
+        ensure_running(directories.runtime, directories.data / "pki", directories.data / "qgs.log")
+        return start_machine(store, spec, surroundings.clock(), holds=[need])
+
+
+def _quote_socket(surroundings: Surroundings, choice: PlatformChoice) -> Path:
+    if choice.emulated:
+        return Service.of_user(surroundings.directories.runtime).socket
+    return INTEL_QGS_SOCKET
+
+
+def _emulated_td(request: UpRequest, pki: Pki) -> EmulatedTd:
+    return EmulatedTd(
+        mac_key=pki.report_mac_key_file,
+        mrseam=pki.platform.mrseam,
+        cpusvn=pki.platform.cpusvn,
+        tee_tcb_svn=pki.platform.tee_tcb_svn,
+        ve=request.ve,
+        sept=request.sept,
+    )
+
+
+def ssh_to(state: MachineState, files: MachineFiles, workshop: Workshop) -> Ssh:
+    """How to enter a machine."""
+    program = tuple(workshop.toolbox.program("ssh").argv())
+    return Ssh(program, state.ssh_port, files.ssh_key, files.known_hosts)
+
+
+def collect_evidence(files: MachineFiles, ssh: Ssh, nonce: bytes) -> Evidence:
+    """Have the guest produce evidence for `nonce` over SSH; keep it in the machine's files.
+
+    Raises `CommandError` where SSH or the guest's collection fails, `MalformedError` for anything
+    that is not an evidence document.
+    """
+    wait_for_banner(ssh.port)
+    command = ["tdx-guest", "collect", "--host-key", GUEST_HOST_KEY, "--nonce", nonce.hex()]
+    first = not files.known_hosts.exists()
+    done = ssh.execute(command, timeout=EVIDENCE_SECONDS, trust_new_key=first)
+    evidence = Evidence.from_json(done.stdout)
+    write_atomically(files.evidence, done.stdout)
+    return evidence

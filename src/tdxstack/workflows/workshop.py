@@ -1,0 +1,165 @@
+"""The parts that a machine is made of, each found where it is or fetched and built once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from tdxstack.emulator import build as emulator_build
+from tdxstack.emulator import source as emulator_source
+from tdxstack.emulator.locate import Emulator, locate
+from tdxstack.emulator.source import Source
+from tdxstack.errors import UnavailableError
+from tdxstack.files import Directories, make_private
+from tdxstack.firmware.fetch import cached, fetch
+from tdxstack.firmware.find import Firmware, find, open_image
+from tdxstack.host_access import Host
+from tdxstack.image import build as image_build
+from tdxstack.image.build import Image
+from tdxstack.qemu.probe import probe
+from tdxstack.run import Report, run, silent
+from tdxstack.toolbox.apt import AptRoot
+from tdxstack.toolbox.archive import Archive, host_archive
+from tdxstack.toolbox.programs import Toolbox
+from tdxstack.toolbox.release import Release
+
+LISTS_AGE = timedelta(hours=24)
+KEYGEN_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where tdxstack runs: everything that it would otherwise have to ask the environment for."""
+
+    directories: Directories
+    host: Host
+    uid: int
+    search_path: str
+    """PATH for the host's own programs."""
+    firmware_places: tuple[Path, ...]
+    """Directories of QEMU firmware descriptors, the most specific first."""
+    clock: Callable[[], datetime]
+
+
+class Workshop:
+    """Fetches and builds parts into the user's cache, from the host's archive or from `mirror`.
+
+    Every part is made at most once; later calls find it. `releases` remembers how old the package
+    lists were that anything was taken from.
+    """
+
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        *,
+        mirror: str = "",
+        require_fresh: bool = False,
+        report: Report = silent,
+    ) -> None:
+        self._surroundings = surroundings
+        self._cache = surroundings.directories.cache
+        self._mirror = mirror
+        self._require_fresh = require_fresh
+        self._report = report
+        self.releases: dict[str, Release] = {}
+        self.toolbox = Toolbox(
+            self._cache / "toolbox",
+            lambda: self.apt(lambda archive: archive.stable),
+            search_path=surroundings.search_path,
+        )
+
+    def apt(self, suites: Callable[[Archive], tuple[str, ...]], *, source_packages: bool = False) -> AptRoot:
+        """The private apt root of some suites of the host's archive, with lists of today."""
+        archive = host_archive(Path("/"), mirror=self._mirror)
+        wanted = suites(archive)
+        name = "-".join(wanted) + ("-src" if source_packages else "")
+        root = AptRoot(
+            self._cache / "apt" / name,
+            archive,
+            wanted,
+            now=self._surroundings.clock(),
+            require_fresh=self._require_fresh,
+            source_packages=source_packages,
+        )
+        for release in root.update(self._report, max_age=LISTS_AGE):
+            self.releases[release.suite] = release
+        return root
+
+    def emulator(self, version: str = "", source: Path | None = None) -> Emulator:
+        """The emulating QEMU: of `source`, of a pinned `version`, else the one in use or the archive's."""
+        if not version and source is None:
+            current = locate(self._cache)
+            if current is not None:
+                return current
+        return emulator_build.build(
+            self._cache,
+            self._source(version, source),
+            self.toolbox,
+            now=self._surroundings.clock(),
+            report=self._report,
+        )
+
+    def firmware(self, path: Path | None = None) -> Firmware:
+        """TDVF: the file `path`, else what the host's descriptors offer, else the distribution's, fetched."""
+        if path is not None:
+            return open_image(path)
+        search = find(self._surroundings.firmware_places)
+        if search.found:
+            return search.first()
+        cache = make_private(self._cache / "firmware")
+        found = cached(cache)
+        return found or fetch(self.apt(lambda archive: archive.unstable), cache, report=self._report)
+
+    def host_qemu(self) -> str:
+        """The host's QEMU, if it can start TDs on KVM; `UnavailableError` where it is missing or cannot."""
+        program = shutil.which("qemu-system-x86_64", path=self._surroundings.search_path)
+        if program is None:
+            raise UnavailableError("qemu-system-x86_64 was not found", hint="install QEMU 10.1 or newer")
+        found = probe([program])
+        if "tdx-guest" not in found.confidential_guests:
+            raise UnavailableError(
+                f"{program} {found.version} has no tdx-guest object",
+                hint="install QEMU 10.1 or newer with TDX",
+            )
+        return program
+
+    def image(self, *, refresh: bool = False) -> Image:
+        """The guest image that machines start from."""
+        return image_build.build(
+            make_private(self._cache / "image"),
+            lambda: self.apt(lambda archive: archive.stable + archive.backports),
+            self.toolbox,
+            uid=self._surroundings.uid,
+            report=self._report,
+            refresh=refresh,
+        )
+
+    def overlay(self, image: Image, path: Path) -> None:
+        """Make a disk at `path` that reads from `image` and takes all writes itself."""
+        program = self.toolbox.program("qemu-img", self._report)
+        path.unlink(missing_ok=True)
+        run(
+            program.argv("create", "-q", "-f", "qcow2", "-b", image.path, "-F", image.format, path),
+            timeout=KEYGEN_SECONDS,
+        )
+
+    def ssh_key(self, path: Path) -> str:
+        """Make an SSH key pair at `path` if there is none; return the public half, one line."""
+        public = path.with_name(f"{path.name}.pub")
+        if not public.exists():
+            path.unlink(missing_ok=True)
+            program = self.toolbox.program("ssh-keygen", self._report)
+            argv = program.argv("-q", "-t", "ed25519", "-N", "", "-C", "tdxstack", "-f", path)
+            run(argv, timeout=KEYGEN_SECONDS)
+        return public.read_text(encoding="ascii").strip()
+
+    def _source(self, version: str, source: Path | None) -> Source:
+        if source is not None:
+            return emulator_source.local_source(source)
+        apt = self.apt(lambda archive: archive.stable[:1], source_packages=True)
+        if version:
+            return emulator_source.pinned_source(version, apt, self._cache / "sources", self._report)
+        return emulator_source.archive_source(apt, self._report)
