@@ -75,7 +75,7 @@ def build(
     with progress_display() as display:
         prepare_host(["emulator"], yes=yes, report=display.report, note=display.note)
         workshop = Workshop(surroundings(), mirror=mirror, require_fresh=require_fresh, report=display.report)
-        built = workshop.emulator(version, source)
+        built = workshop.build_emulator(version, source)
     if as_json:
         print_json(_document(built, current=True))
     else:

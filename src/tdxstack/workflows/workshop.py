@@ -89,11 +89,18 @@ class Workshop:
         return root
 
     def emulator(self, version: str = "", source: Path | None = None) -> Emulator:
-        """The emulating QEMU: of `source`, of a pinned `version`, else the one in use or the archive's."""
-        if not version and source is None:
-            current = locate(self._cache)
-            if current is not None:
-                return current
+        """The emulating QEMU: of `source` or of a pinned `version` if given, else the one in use.
+
+        Where none is in use, the archive's own version is built.
+        """
+        current = locate(self._cache) if not version and source is None else None
+        return current or self.build_emulator(version, source)
+
+    def build_emulator(self, version: str = "", source: Path | None = None) -> Emulator:
+        """Build the emulator of `source`, a pinned `version`, or else the archive's, unless that is done.
+
+        It is the one in use from then on.
+        """
         return emulator_build.build(
             self._cache,
             self._source(version, source),

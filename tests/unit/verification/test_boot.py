@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tdxstack.abi.ccel import CcelTable
+from tdxstack.abi.event_log import ALG_SHA1, Event, EventLog
 from tdxstack.quoting.pki import Pki
 from tdxstack.verification.boot import BOOT_CHECKS
 from tdxstack.verification.result import Status
@@ -145,3 +146,10 @@ def test_the_log_must_fit_the_area_of_the_table(boot: Recorded) -> None:
     ):
         changed = with_evidence(boot, ccel_table=replace(table, log_area_length=size).to_bytes())
         assert ids(changed, Status.FAIL) == failing
+
+
+def test_a_legacy_log_is_no_tds(boot: Recorded) -> None:
+    event = Event(1, 4, ((ALG_SHA1, bytes(20)),), bytes(4))
+    changed = with_evidence(boot, ccel_data=EventLog(None, (event,)).to_bytes())
+    assert ids(changed, Status.FAIL) == {"event_log.format"}
+    assert ids(changed, Status.UNKNOWN) == {"rtmr0.replay", "rtmr1.replay", "rtmr2.replay"}
