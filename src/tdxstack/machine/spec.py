@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import enum
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tdxstack.errors import UsageError
+from tdxstack.machine.store import check_name
 from tdxstack.platform import Platform
 
-NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 MIN_MEMORY_MIB = 512
+MAX_VCPUS = 255
 DIGEST_SIZE = 48
 """Bytes in MRCONFIGID, MROWNER and MROWNERCONFIG (SHA-384 sized)."""
+
+
+def check_size(vcpus: int, memory_mib: int) -> None:
+    """Raise `UsageError` for a machine that no QEMU could start or no guest could use."""
+    if memory_mib < MIN_MEMORY_MIB:
+        raise UsageError(
+            f"{memory_mib} MiB of memory is too little", hint=f"give at least {MIN_MEMORY_MIB} MiB"
+        )
+    if not 1 <= vcpus <= MAX_VCPUS:
+        raise UsageError(f"{vcpus} vCPUs is out of range", hint=f"give 1 to {MAX_VCPUS}")
 
 
 class PageTracking(enum.Enum):
@@ -71,17 +81,8 @@ class MachineSpec:
     quote_socket: Path | None = None
 
     def __post_init__(self) -> None:
-        if not NAME.fullmatch(self.name):
-            raise UsageError(
-                f"machine name {self.name!r} is not usable",
-                hint="use 1 to 32 lower-case letters, digits and hyphens, with no hyphen at an end",
-            )
-        if self.memory_mib < MIN_MEMORY_MIB:
-            raise UsageError(
-                f"{self.memory_mib} MiB of memory is too little", hint=f"give at least {MIN_MEMORY_MIB} MiB"
-            )
-        if not 1 <= self.vcpus <= 255:
-            raise UsageError(f"{self.vcpus} vCPUs is out of range", hint="give 1 to 255")
+        check_size(self.vcpus, self.memory_mib)
+        check_name(self.name)
         if self.td is not None and (self.platform is Platform.EMULATED) != (self.emulated_td is not None):
             raise UsageError("an emulated TD needs the emulator's settings, a hardware TD takes none")
         if self.td is not None and self.td.debug and self.platform is Platform.HARDWARE:

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tdxstack.errors import MalformedError, UsageError
 from tdxstack.files import Directories, is_locked, make_private, write_atomically
+
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+
+
+def check_name(name: str) -> None:
+    """Raise `UsageError` unless `name` can name a machine, its directories and its process."""
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"machine name {name!r} is not usable",
+            hint="use 1 to 32 lower-case letters, digits and hyphens, with no hyphen at an end",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +110,8 @@ class MachineStore:
         self._runtime = directories.runtime / "machines"
 
     def files(self, name: str) -> MachineFiles:
+        """Where a machine of that name is or would be; `UsageError` for what is no name."""
+        check_name(name)
         return MachineFiles(self._data / name, self._runtime / name)
 
     def prepare(self, name: str) -> MachineFiles:

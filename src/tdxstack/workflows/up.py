@@ -19,14 +19,15 @@ from tdxstack.files import write_atomically
 from tdxstack.firmware.find import Firmware
 from tdxstack.image.build import Image
 from tdxstack.machine.instance import start_machine, stop_machine, wait_until_ready
-from tdxstack.machine.spec import EmulatedTd, MachineSpec, PageTracking, TdSettings
+from tdxstack.machine.spec import EmulatedTd, MachineSpec, PageTracking, TdSettings, check_size
 from tdxstack.machine.ssh import Ssh, seen_host_key, wait_for_banner
-from tdxstack.machine.store import MachineFiles, MachineState, MachineStore
+from tdxstack.machine.store import MachineFiles, MachineState, MachineStore, check_name
 from tdxstack.measurement.mrtd import mrtd
 from tdxstack.platform import Platform, PlatformChoice, choose_platform
 from tdxstack.quoting.pki import Pki, open_pki
 from tdxstack.quoting.service import Service, ensure_running
 from tdxstack.run import Report, silent
+from tdxstack.toolbox.release import Release
 from tdxstack.verification.boot import BootResult, Expectation, verify_boot
 from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, TrustAnchor
 from tdxstack.verification.inputs import ParsedCollateral
@@ -58,6 +59,11 @@ class UpRequest:
     debug: bool = False
     ve: bool = False
     sept: PageTracking = PageTracking.OFF
+
+    def __post_init__(self) -> None:
+        # Before anything is fetched or built for a machine that could not be started.
+        check_name(self.name)
+        check_size(self.vcpus, self.memory_mib)
 
     def refuse_contradictions(self, platform: Platform) -> None:
         """Raise `UsageError` for options that the platform does not have."""
@@ -96,10 +102,16 @@ class UpResult:
     verification: BootResult
     choice: PlatformChoice
     components: Mapping[str, str]
-    warnings: Sequence[str]
+    releases: Sequence[Release]
+    """Of the package lists that something was taken from in this run."""
     phases: Mapping[str, float]
     machine: MachineState
     files: MachineFiles
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know although everything went well."""
+        return [release.warning for release in self.releases if release.warning]
 
     def to_json(self) -> dict[str, object]:
         """The document that `tdx up --json` prints (docs/reference/json.md)."""
@@ -108,12 +120,22 @@ class UpResult:
             "emulated": self.choice.emulated,
             "platform": {"name": self.choice.platform.value, "reason": self.choice.reason},
             "components": dict(self.components),
-            "warnings": list(self.warnings),
+            "warnings": self.warnings,
+            "releases": {release.suite: _release_json(release) for release in self.releases},
             "registers": {name: register.to_json() for name, register in self.verification.registers.items()},
             "checks": [check.to_json() for check in self.verification.checks],
             "phases": dict(self.phases),
             "machine": asdict(self.machine) | {"files": str(self.files.directory)},
         }
+
+
+def _release_json(release: Release) -> dict[str, object]:
+    until = release.valid_until
+    return {
+        "date": release.date.isoformat(),
+        "valid_until": until.isoformat() if until else None,
+        "expired": release.expired,
+    }
 
 
 @dataclass(slots=True)
@@ -176,9 +198,9 @@ def bring_up(
                 policy=Policy(allow_emulated=choice.emulated),
             )
         guard.pop_all()
-    warnings = [release.warning for release in workshop.releases.values() if release.warning]
     write_atomically(files.collateral, parts.collateral.to_json())
-    result = UpResult(verification, choice, parts.components, warnings, phases.seconds, state, files)
+    releases = list(workshop.releases.values())
+    result = UpResult(verification, choice, parts.components, releases, phases.seconds, state, files)
     write_atomically(files.result, json.dumps(result.to_json(), indent=2).encode())
     return result
 

@@ -1,0 +1,100 @@
+"""Errors, exit codes and the shape of the command line, through the real entry point."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tdxstack", *arguments],
+        env=environment(tmp_path),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "SUDO_"))}
+    return clean | {"HOME": str(tmp_path)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error"),
+    [
+        (["nonsense"], 2, "error: No such command 'nonsense'."),
+        (["up", "--nonsense"], 2, "error: No such option '--nonsense'."),
+        (["up", "--name", "Not Usable", "--dry-run"], 2, "error: machine name 'Not Usable' is not usable"),
+        (["vm", "show", "ghost"], 2, "error: there is no machine 'ghost'"),
+        (["down", "ghost"], 2, "error: there is no machine 'ghost'"),
+        (["evidence", "show", "ghost"], 2, "error: 'ghost' is neither a machine nor a file"),
+    ],
+)
+def test_errors_are_two_lines_and_an_exit_code(
+    tmp_path: Path, arguments: list[str], code: int, error: str
+) -> None:
+    done = run(tmp_path, *arguments)
+    assert done.returncode == code
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith(error)
+    assert lines[1].startswith("hint: ")
+    assert len(lines) == 2
+    assert done.stdout == ""
+
+
+def test_errors_are_documents_too_with_json(tmp_path: Path) -> None:
+    document = json.loads(run(tmp_path, "vm", "show", "ghost", "--json").stdout)
+    assert document["exit_code"] == 2
+    assert "ghost" in document["error"]
+
+
+def test_tdx_debug_shows_where_an_error_comes_from(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tdxstack", "vm", "show", "ghost"],
+        env=environment(tmp_path) | {"TDX_DEBUG": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" in done.stderr
+
+
+def test_sigterm_ends_a_service_as_an_interrupt(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tdxstack", "serve", "qgs", "--socket", str(tmp_path / "q")],
+        env=environment(tmp_path),
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "q").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert not (tmp_path / "q").exists()
+    assert process.returncode == 0
+
+
+def test_help_lists_every_command(tmp_path: Path) -> None:
+    text = run(tmp_path, "--help").stdout
+    for name in ("up", "down", "emulator", "firmware", "image", "vm", "evidence", "serve"):
+        assert f"\n  {name} " in text
+
+
+def test_nothing_is_written_to_find_out_that_there_is_nothing(tmp_path: Path) -> None:
+    assert json.loads(run(tmp_path, "vm", "list", "--json").stdout) == {"machines": []}
+    assert json.loads(run(tmp_path, "emulator", "status", "--json").stdout) == {"emulators": []}
+    assert json.loads(run(tmp_path, "image", "list", "--json").stdout) == {"images": []}
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tdxstack.errors import UnavailableError, UsageError
+from tdxstack.files import Directories, lock
+from tdxstack.machine.spec import PageTracking
+from tdxstack.machine.store import MachineState, MachineStore
+from tdxstack.platform import Platform
+from tdxstack.workflows.up import UpRequest, bring_down, bring_up
+from tdxstack.workflows.workshop import Surroundings
+
+
+class NoKvm:
+    def kvm_extension(self, capability: int) -> int:
+        raise UnavailableError("/dev/kvm does not exist")
+
+
+@pytest.fixture
+def surroundings(tmp_path: Path) -> Surroundings:
+    places = Directories(tmp_path / "cache", tmp_path / "data", tmp_path / "run")
+    return Surroundings(places, NoKvm(), 1000, "", (), lambda: datetime(2026, 1, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    "request_", [UpRequest(ve=True), UpRequest(sept=PageTracking.LOG), UpRequest(emulator_version="10.2.2")]
+)
+def test_emulators_options_are_refused_on_hardware(request_: UpRequest) -> None:
+    with pytest.raises(UsageError, match="emulated platform"):
+        replace(request_, collateral=Path("c")).refuse_contradictions(Platform.HARDWARE)
+    request_.refuse_contradictions(Platform.EMULATED)
+
+
+def test_collateral_goes_with_hardware_only() -> None:
+    with pytest.raises(UsageError, match="needs collateral"):
+        UpRequest().refuse_contradictions(Platform.HARDWARE)
+    with pytest.raises(UsageError, match="brings its own"):
+        UpRequest(collateral=Path("c")).refuse_contradictions(Platform.EMULATED)
+
+
+def test_hardware_that_is_absent_ends_before_anything_is_made(
+    surroundings: Surroundings, tmp_path: Path
+) -> None:
+    with pytest.raises(UnavailableError, match="cannot run TDs on hardware"):
+        bring_up(UpRequest(platform=Platform.HARDWARE), surroundings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_name_of_a_running_machine_is_refused_before_anything_is_made(surroundings: Surroundings) -> None:
+    store = MachineStore(surroundings.directories)
+    with lock(store.prepare("td").lock), pytest.raises(UsageError, match="is running already"):
+        bring_up(UpRequest(), surroundings)
+
+
+def test_machine_that_has_ended_is_removed_with_its_files(surroundings: Surroundings) -> None:
+    store = MachineStore(surroundings.directories)
+    files = store.prepare("td")
+    store.save(MachineState("td", "emulated", True, 1, 22, "2026-01-01T00:00:00+00:00", ["qemu"]))
+    assert store.names() == ["td"]
+    bring_down(store, "td")
+    assert store.names() == []
+    assert not files.directory.exists()
+    assert not files.runtime.exists()
