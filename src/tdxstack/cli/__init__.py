@@ -82,10 +82,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every error ends as two lines on stderr and an exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, _interrupt)
+    # The launcher says under which name the user called it.
+    program = os.environ.pop("TDX_PROGRAM", "tdx")
     if os.environ.get("TDX_DEBUG") == "1":
-        sys.exit(tdx.main(words, prog_name="tdx", standalone_mode=False) or 0)
+        sys.exit(tdx.main(words, prog_name=program, standalone_mode=False) or 0)
     try:
-        sys.exit(tdx.main(words, prog_name="tdx", standalone_mode=False) or 0)
+        sys.exit(tdx.main(words, prog_name=program, standalone_mode=False) or 0)
     except TdxError as error:
         sys.exit(_report(words, error.message, error.hint, error.exit_code))
     except click.UsageError as error:

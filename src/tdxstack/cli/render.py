@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from tdxstack.verification.boot import Register
 from tdxstack.verification.result import ACCEPTED, Check, Status
@@ -23,11 +23,11 @@ DIGEST_SHOWN = 16
 
 
 def checks_table(checks: Iterable[Check]) -> Table:
-    """One line a check; what was expected and found only where it matters."""
-    table = Table("CHECK", "STATUS", "", box=None, pad_edge=False)
+    """A line for each check that passed, with what was found; the whole story of the others."""
+    table = Table("CHECK", "STATUS", "FOUND", box=None, pad_edge=False)
     for check in checks:
         style = STYLES[check.status]
-        table.add_row(check.id, f"[{style}]{check.status.value}[/]", escape(_explain(check)))
+        table.add_row(check.id, f"[{style}]{check.status.value}[/]", _story(check))
     return table
 
 
@@ -47,13 +47,13 @@ def print_verdict(console: Console, verdict: str, *, emulated: bool) -> None:
     console.print(f"verdict: [{style}]{verdict}[/]{mark}", highlight=False)
 
 
-def _explain(check: Check) -> str:
+def _story(check: Check) -> Text:
     if check.status in (Status.OK, Status.NOT_APPLICABLE):
-        return check.detail
+        return Text(check.found or check.detail, style="dim", no_wrap=True, overflow="ellipsis")
     parts = [check.detail]
     if check.expected or check.found:
         parts.append(f"expected {check.expected or '-'}, found {check.found or '-'}")
-    return "; ".join(part for part in parts if part)
+    return Text("; ".join(part for part in parts if part))
 
 
 def _short(digest: bytes | None) -> str:

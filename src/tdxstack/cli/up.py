@@ -123,11 +123,9 @@ def _print_result(result: UpResult) -> None:
     console.print(registers_table(result.verification.registers))
     console.print()
     print_verdict(console, result.verification.verdict, emulated=result.choice.emulated)
-    name = result.machine.name
-    console.print(
-        f"enter:    tdx vm ssh {name}\nevidence: tdx evidence show {name}\nend:      tdx down {name}",
-        highlight=False,
-    )
+    name, program = result.machine.name, click.get_current_context().find_root().info_name
+    for what, command in (("enter", "vm ssh"), ("evidence", "evidence show"), ("end", "down")):
+        console.print(f"{what + ':':<9} {program} {command} {name}", highlight=False)
 
 
 @click.command()

@@ -1,0 +1,70 @@
+"""Boot of an emulated TD, against the same guest in the same QEMU as an ordinary machine.
+
+From the start of QEMU until SSH answers, with firmware, image, CPUs and memory alike.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tdxstack.cli.edge import surroundings
+from tdxstack.files import Directories
+from tdxstack.machine.instance import start_machine, wait_until_ready
+from tdxstack.machine.spec import EmulatedTd, MachineSpec
+from tdxstack.machine.store import MachineStore
+from tdxstack.platform import Platform
+from tdxstack.quoting.pki import open_pki
+from tdxstack.workflows.up import BOOT_SECONDS, bring_down
+from tdxstack.workflows.workshop import Surroundings, Workshop
+
+pytestmark = [pytest.mark.e2e, pytest.mark.benchmark(group="boot to SSH")]
+
+ROUNDS = 3
+
+
+@pytest.fixture
+def where() -> Iterator[Surroundings]:
+    """The user's cache; data and sockets of this test's own, below a short path."""
+    with tempfile.TemporaryDirectory(prefix="tdx-bench-") as root:
+        real = surroundings()
+        yield replace(real, directories=Directories(real.directories.cache, Path(root, "d"), Path(root, "r")))
+
+
+@pytest.mark.parametrize("kind", ["td", "ordinary"])
+def test_boot(kind: str, where: Surroundings, benchmark: Any) -> None:
+    workshop = Workshop(where)
+    emulator, firmware, image = workshop.emulator(), workshop.firmware(), workshop.image()
+    pki = open_pki(where.directories.data / "pki", where.clock())
+    store = MachineStore(where.directories)
+    spec = MachineSpec(
+        name=f"bench-{kind}",
+        platform=Platform.EMULATED,
+        qemu=tuple(emulator.argv_prefix),
+        firmware=firmware.path,
+        disk=image.path,
+        authorized_key="ssh-ed25519 AAAA bench",
+        emulated_td=EmulatedTd(
+            pki.report_mac_key_file, pki.platform.mrseam, pki.platform.cpusvn, pki.platform.tee_tcb_svn
+        ),
+    )
+    if kind == "ordinary":
+        spec = replace(spec, td=None, emulated_td=None)
+
+    def prepare() -> None:
+        bring_down(store, spec.name, force=True)
+        workshop.overlay(image, store.prepare(spec.name).disk)
+
+    def boot() -> None:
+        start_machine(store, spec, where.clock())
+        wait_until_ready(store.files(spec.name), BOOT_SECONDS, lambda line: None)
+
+    try:
+        benchmark.pedantic(boot, setup=prepare, rounds=ROUNDS)
+    finally:
+        bring_down(store, spec.name, force=True)
