@@ -33,7 +33,7 @@ PURPOSES: dict[str, tuple[str, ...]] = {
         "xz-utils",
         "zlib1g-dev",
     ),
-    "image": ("uidmap",),
+    "image": ("mount", "uidmap"),
 }
 """What packages are needed for: making `.venv`, building the emulator, building images without privilege."""
 
