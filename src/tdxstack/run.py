@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import shlex
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from tdxstack.errors import CommandError, UnavailableError
+from tdxstack.terminal import printable
 
 Argv = Sequence[str | os.PathLike[str]]
 
@@ -23,6 +25,10 @@ Report = Callable[[str, float | None], None]
 
 ERROR_TAIL_LINES = 15
 ERROR_LINE_LENGTH = 300
+READ_SIZE = 1 << 16
+MAX_OUTPUT = 64 << 20
+"""Bytes that a program may print before it is taken for one that never ends."""
+
 STOP_GRACE_SECONDS = 5.0
 
 
@@ -53,12 +59,13 @@ def run(
     input: bytes = b"",
     timeout: float | None = None,
     check: bool = True,
-    pass_fds: Sequence[int] = (),
+    max_output: int = MAX_OUTPUT,
 ) -> Completed:
-    """Run a program to its end and return its output.
+    """Run a program to its end and return its output; `input` is at most a pipe full (64 KiB).
 
     Raises `UnavailableError` where the program is missing and `CommandError` where it fails
-    (`check`) or overruns `timeout` seconds. The whole process group dies with the call.
+    (`check`), overruns `timeout` seconds or prints more than `max_output` bytes. The whole process
+    group dies with the call.
     """
     words = tuple(os.fspath(word) for word in argv)
     with _group(
@@ -68,14 +75,8 @@ def run(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        pass_fds=pass_fds,
     ) as process:
-        try:
-            stdout, stderr = process.communicate(input, timeout)
-        except subprocess.TimeoutExpired:
-            raise CommandError(
-                f"{words[0]} did not end within {timeout:g} s", hint=f"the command was: {command_line(words)}"
-            ) from None
+        stdout, stderr = _collect(process, words, input, timeout, max_output)
     if check and process.returncode:
         raise failure(words, process.returncode, stderr.decode(errors="replace"))
     return Completed(words, process.returncode, stdout, stderr)
@@ -154,9 +155,51 @@ def start(
     return process.pid
 
 
+def _collect(
+    process: subprocess.Popen[bytes],
+    words: Sequence[str],
+    input: bytes,
+    timeout: float | None,
+    max_output: int,
+) -> tuple[bytes, bytes]:
+    """Feed a child and read what it prints, until it ends."""
+    assert process.stdin and process.stdout and process.stderr
+    deadline = None if timeout is None else time.monotonic() + timeout
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(input)
+        process.stdin.close()
+    printed = {process.stdout: bytearray(), process.stderr: bytearray()}
+    with selectors.DefaultSelector() as selector:
+        for pipe in printed:
+            selector.register(pipe, selectors.EVENT_READ)
+        while selector.get_map():
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ready = selector.select(left)
+            if not ready and left is not None:
+                raise _overrun(words, timeout)
+            for key, _ in ready:
+                pipe = process.stdout if key.fileobj is process.stdout else process.stderr
+                data = os.read(pipe.fileno(), READ_SIZE)
+                printed[pipe] += data
+                if not data:
+                    selector.unregister(pipe)
+                if len(printed[pipe]) > max_output:
+                    raise CommandError(f"{words[0]} printed more than {max_output} bytes")
+    try:
+        process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        raise _overrun(words, timeout) from None
+    return bytes(printed[process.stdout]), bytes(printed[process.stderr])
+
+
+def _overrun(words: Sequence[str], timeout: float | None) -> CommandError:
+    hint = f"the command was: {command_line(words)}"
+    return CommandError(f"{words[0]} did not end within {timeout:g} s", hint=hint)
+
+
 def failure(words: Sequence[str], returncode: int, output: str, *, hint: str = "") -> CommandError:
     """The error for a program that ended badly, with the end of what it printed."""
-    lines = output.strip().splitlines()[-ERROR_TAIL_LINES:]
+    lines = [printable(line) for line in output.strip().splitlines()[-ERROR_TAIL_LINES:]]
     tail = "\n".join(textwrap.shorten(line, ERROR_LINE_LENGTH, placeholder=" ...") for line in lines)
     ended = f"was ended by signal {-returncode}" if returncode < 0 else f"failed with exit code {returncode}"
     message = f"{Path(words[0]).name} {ended}" + (f": {tail}" if tail else "")
@@ -201,9 +244,10 @@ def _group(
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a child and its whole process group: SIGTERM, then SIGKILL after a grace."""
-    if process.poll() is not None:
-        return
+    """End a child and its whole process group: SIGTERM, then SIGKILL after a grace.
+
+    A group outlives its leader: children that a program left behind are ended too.
+    """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     try:

@@ -41,6 +41,25 @@ def test_overrun_ends_the_whole_process_group(tmp_path: Path) -> None:
     _assert_gone(int(pids.read_text()))
 
 
+def test_children_that_a_program_leaves_behind_are_ended(tmp_path: Path) -> None:
+    pids = tmp_path / "pid"
+    run(["sh", "-c", f"sleep 60 >/dev/null 2>&1 & echo $! > {pids}"])
+    _assert_gone(int(pids.read_text()))
+
+
+@pytest.mark.parametrize("descriptor", [1, 2])
+def test_program_that_prints_without_end_is_ended(descriptor: int) -> None:
+    with pytest.raises(CommandError, match="printed more than 100000 bytes"):
+        run(["sh", "-c", f"exec yes >&{descriptor}"], max_output=100_000, timeout=30)
+
+
+def test_output_that_a_terminal_would_obey_is_not_repeated() -> None:
+    with pytest.raises(CommandError) as caught:
+        run(["sh", "-c", "printf '\\033]0;owned\\007words' >&2; exit 1"])
+    assert "\x1b" not in caught.value.message
+    assert caught.value.message.endswith(": words")
+
+
 def test_stream_logs_and_reports_each_line(tmp_path: Path) -> None:
     lines: list[str] = []
     log = tmp_path / "log"

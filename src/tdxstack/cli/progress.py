@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -11,8 +10,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1bM")
-"""What a terminal takes as an order: colours, cursor movement, character sets (ECMA-48)."""
+from tdxstack.terminal import printable
 
 PLAIN_INTERVAL = 15.0
 """Seconds between two lines that begin with the same word, where there is no terminal."""
@@ -41,7 +39,7 @@ class ProgressDisplay:
 
     def console_line(self, line: str) -> None:
         """Show one line that a guest has written on its console."""
-        clean = "".join(character for character in _CONTROL.sub("", line) if character.isprintable())
+        clean = printable(line)
         if clean:
             self._console.print(f"  {clean}", style="dim", markup=False, highlight=False)
 

@@ -17,6 +17,8 @@ HOST_KEY_TYPE = "ssh-ed25519"
 BANNER_SECONDS = 60.0
 CONNECT_SECONDS = 60
 POLL_SECONDS = 0.5
+MAX_OUTPUT = 64 << 20
+"""Bytes that a guest may answer with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +52,13 @@ class Ssh:
             "-o", "UpdateHostKeys=no",
             "-o", "LogLevel=ERROR",
             "root@127.0.0.1",
-            *command,
+            *(["--", *command] if command else []),
         ]
         # fmt: on
 
     def execute(self, command: Sequence[str], *, timeout: float, trust_new_key: bool = False) -> Completed:
         """Run a command in the guest; raises `CommandError` where ssh or the command fails."""
-        return run(self.argv(command, trust_new_key=trust_new_key), timeout=timeout)
+        return run(self.argv(command, trust_new_key=trust_new_key), timeout=timeout, max_output=MAX_OUTPUT)
 
 
 def wait_for_banner(port: int) -> None:
