@@ -33,8 +33,9 @@ class Directories:
 
 
 def make_private(directory: Path) -> Path:
-    """Create `directory` readable by its owner only, its parents as the umask has it; return it."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Create `directory`, and every missing one above it, readable by the owner only; return it."""
+    for missing in reversed([path for path in (directory, *directory.parents) if not path.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
     return directory
 
 
@@ -61,7 +62,7 @@ def lock(path: Path, *, wait: bool = True) -> Iterator[int]:
     The lock belongs to the open file: a child that inherits the descriptor keeps it held.
     Raises `UnavailableError` if `wait` is false and somebody else holds it.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(path.parent)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -76,11 +77,19 @@ def lock(path: Path, *, wait: bool = True) -> Iterator[int]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock on `path`. It is taken for a moment to find out."""
-    if not path.exists():
+    """Whether some process holds the lock on `path`.
+
+    Asking shares the lock for a moment, so that any number may ask at once; `lock` without waiting may then
+    be refused.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
         return False
     try:
-        with lock(path, wait=False):
-            return False
-    except UnavailableError:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    finally:
+        os.close(descriptor)
+    return False

@@ -5,6 +5,8 @@ From the start of QEMU until SSH answers, with firmware, image, CPUs and memory 
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -38,6 +40,8 @@ def where() -> Iterator[Surroundings]:
 
 @pytest.mark.parametrize("kind", ["td", "ordinary"])
 def test_boot(kind: str, where: Surroundings, benchmark: Any) -> None:
+    for part in ("emulator", "image"):  # the command also installs what they need of the host
+        subprocess.run([sys.executable, "-m", "tdxstack", part, "build", "--yes"], check=True)
     workshop = Workshop(where)
     emulator, firmware, image = workshop.emulator(), workshop.firmware(), workshop.image()
     pki = open_pki(where.directories.data / "pki", where.clock())

@@ -4,12 +4,13 @@ import os
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tdxstack.errors import UnavailableError
-from tdxstack.files import Directories, is_locked, lock, write_atomically
+from tdxstack.files import Directories, is_locked, lock, make_private, write_atomically
 
 
 def test_write_replaces_whole_file_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -48,6 +49,20 @@ def test_child_that_inherits_the_descriptor_keeps_the_lock(tmp_path: Path) -> No
     assert is_locked(path)
     child.communicate(b"\n")
     assert not is_locked(path)
+
+
+def test_any_number_may_ask_whether_a_lock_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert not is_locked(path)
+    assert not path.exists(), "asking makes nothing"
+    path.touch()
+    with ThreadPoolExecutor(8) as pool:
+        assert not any(pool.map(lambda _: is_locked(path), range(2000)))
+
+
+def test_private_directories_are_private_all_the_way(tmp_path: Path) -> None:
+    make_private(tmp_path / "a/b")
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "a", tmp_path / "a/b")} == {0o700}
 
 
 def test_directories_follow_xdg_and_fall_back_to_home() -> None:

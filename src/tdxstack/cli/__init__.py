@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -81,7 +81,8 @@ def print_json(document: object) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every error ends as two lines on stderr and an exit code."""
     words = sys.argv[1:] if arguments is None else arguments
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     # The launcher says under which name the user called it.
     program = os.environ.pop("TDX_PROGRAM", "tdx")
     if os.environ.get("TDX_DEBUG") == "1":
@@ -95,14 +96,21 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(_report(words, error.format_message(), hint, 2))
     except (click.Abort, KeyboardInterrupt):
         sys.exit(_report(words, "interrupted", "", INTERRUPTED))
-    except BrokenPipeError:
-        # The reader has gone (tdx ... | head): say nothing more, also not at interpreter exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            _leave_quietly()
+        hint = "check the space and the permissions there; TDX_DEBUG=1 shows where it happened"
+        sys.exit(_report(words, f"{error.filename or 'the system'}: {error.strerror or error}", hint, 3))
+
+
+def _leave_quietly() -> NoReturn:
+    """The reader has gone (tdx ... | head): say nothing more, also not at interpreter exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
 
 
 def _interrupt(_number: int, _frame: object) -> None:
-    """SIGTERM ends a command as Ctrl-C does: everything that it owns is cleaned up."""
+    """SIGTERM and a closed terminal end a command as Ctrl-C does: everything that it owns is cleaned up."""
     raise KeyboardInterrupt
 
 

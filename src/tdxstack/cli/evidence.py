@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tdxstack.abi.event_log import EventLog
 from tdxstack.abi.quote import Quote
@@ -16,10 +17,12 @@ from tdxstack.cli.edge import directories, now
 from tdxstack.cli.render import checks_table, print_verdict, registers_table
 from tdxstack.collateral.bundle import Collateral
 from tdxstack.errors import UsageError
+from tdxstack.evidence.binding import host_key_blob
 from tdxstack.evidence.document import Evidence
 from tdxstack.machine.store import MachineStore
 from tdxstack.measurement.describe import describe
 from tdxstack.measurement.mrtd import mrtd
+from tdxstack.terminal import printable
 from tdxstack.verification.boot import Expectation, verify_boot
 from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, TrustAnchor
 from tdxstack.verification.inputs import ParsedCollateral
@@ -71,11 +74,12 @@ def show(source: str, as_json: bool) -> None:
     console = Console()
     table = Table(box=None, show_header=False)
     for name, value in facts.items():
-        table.add_row(name, value)
+        table.add_row(name, Text(printable(value)))
     console.print(table)
     table = Table("REGISTER", "TYPE", "DIGEST", "MEANING", box=None)
     for row in log:
-        table.add_row(row["register"], row["type"], row["digest"][:16] + "…", row["meaning"])
+        cells = (row["register"], row["type"], row["digest"][:16] + "…", row["meaning"])
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     console.print(table)
 
 
@@ -87,6 +91,11 @@ def show(source: str, as_json: bool) -> None:
 )
 @click.option(
     "--collateral", type=EXISTING_FILE, required=True, help="Bundle with TCB info, QE identity and CRLs."
+)
+@click.option(
+    "--host-key",
+    type=EXISTING_FILE,
+    help="SSH host public key (a .pub file) that the channel showed.",
 )
 @click.option("--trust-anchor", type=EXISTING_FILE, help="Root certificate to trust. [default: Intel's]")
 @click.option(
@@ -104,6 +113,7 @@ def verify(
     nonce: str,
     firmware: Path,
     collateral: Path,
+    host_key: Path | None,
     trust_anchor: Path | None,
     allow: tuple[str, ...],
     at: datetime | None,
@@ -113,7 +123,11 @@ def verify(
     anchor = TrustAnchor.from_certificate(trust_anchor.read_bytes()) if trust_anchor else INTEL_SGX_ROOT_CA
     result = verify_boot(
         Evidence.from_json(file.read_bytes()),
-        Expectation(_nonce(nonce), None, mrtd(firmware.read_bytes()).single_pass),
+        Expectation(
+            _nonce(nonce),
+            host_key_blob(host_key.read_bytes()) if host_key else None,
+            mrtd(firmware.read_bytes()).single_pass,
+        ),
         ParsedCollateral.parse(Collateral.from_json(collateral.read_bytes())),
         time=at or now(),
         anchors=(anchor,),

@@ -11,10 +11,10 @@ from tdxstack.cli import json_option, print_json
 from tdxstack.cli.edge import mirror_options, prepare_host, surroundings, yes_option
 from tdxstack.cli.progress import progress_display
 from tdxstack.cli.render import checks_table, print_verdict, registers_table
+from tdxstack.cli.sudo import become_invoking_user
 from tdxstack.machine.spec import PageTracking
 from tdxstack.machine.store import MachineStore
 from tdxstack.platform import Platform, choose_platform
-from tdxstack.verification.result import ACCEPTED
 from tdxstack.workflows.plan import plan_up
 from tdxstack.workflows.up import UpRequest, UpResult, bring_down, bring_up
 
@@ -94,6 +94,7 @@ def up(
         sept=PageTracking(sept),
     )
     if dry_run:
+        become_invoking_user()
         steps = plan_up(request, surroundings())
         if as_json:
             print_json({"steps": [step.to_json() for step in steps]})
@@ -113,7 +114,7 @@ def up(
         print_json(result.to_json())
     else:
         _print_result(result)
-    return 0 if result.verification.verdict == ACCEPTED else 1
+    return 0 if result.every_check_passed else 1
 
 
 def _print_result(result: UpResult) -> None:
@@ -130,13 +131,18 @@ def _print_result(result: UpResult) -> None:
 
 @click.command()
 @click.argument("name", default="td")
-def down(name: str) -> None:
-    """Stop a machine and remove its disk and evidence.
+@click.option("--force", is_flag=True, help="Do not ask the guest first.")
+@json_option
+def down(name: str, force: bool, as_json: bool) -> None:
+    """Stop a machine and remove its disk, evidence and logs.
 
     The quote generation service ends by itself when no TD needs it any more.
     """
     store = MachineStore(surroundings().directories)
-    store.load(name)
+    if name not in store.names():
+        store.load(name)  # says which machines there are
     with progress_display() as display:
         display.report(f"stopping {name}", None)
-        bring_down(store, name)
+        bring_down(store, name, force=force)
+    if as_json:
+        print_json({"removed": name})

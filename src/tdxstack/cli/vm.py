@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import asdict
 
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.edge import directories, surroundings
 from tdxstack.errors import UnavailableError
 from tdxstack.machine.instance import stop_machine
 from tdxstack.machine.store import MachineState, MachineStore
+from tdxstack.run import command_line
+from tdxstack.terminal import printable
 from tdxstack.workflows.up import ssh_to
 from tdxstack.workflows.workshop import Workshop
 
@@ -55,17 +59,17 @@ def show(name: str, as_json: bool) -> None:
         return
     table = Table(box=None, show_header=False)
     for key, value in document.items():
-        table.add_row(key, " ".join(value) if isinstance(value, list) else str(value))
+        table.add_row(key, Text(command_line(value) if isinstance(value, list) else str(value)))
     Console().print(table)
 
 
-@vm.command(context_settings={"ignore_unknown_options": True})
+@vm.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("name")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def ssh(name: str, command: tuple[str, ...]) -> None:
     """Enter a machine by SSH, or run a COMMAND in it.
 
-    Only the host key that the machine showed when `tdx up` verified it is accepted.
+    Only the host key that the machine showed to `tdx up` is accepted: the one that its evidence is about.
     """
     store = MachineStore(directories())
     state = store.load(name)
@@ -78,20 +82,26 @@ def ssh(name: str, command: tuple[str, ...]) -> None:
 @vm.command()
 @click.argument("name", default="td")
 def log(name: str) -> None:
-    """Print what a machine has written on its console."""
+    """Print what a machine has written on its console.
+
+    On a terminal, without what a terminal would obey; elsewhere as it is.
+    """
     store = MachineStore(directories())
     store.load(name)
     with store.files(name).console_log.open(encoding="utf-8", errors="replace") as console:
         for line in console:
-            click.echo(line, nl=False)
+            click.echo(printable(line) if sys.stdout.isatty() else line.rstrip("\n"))
 
 
 @vm.command()
 @click.argument("name", default="td")
 @click.option("--force", is_flag=True, help="Do not ask the guest first.")
 def stop(name: str, force: bool) -> None:
-    """Stop a machine and keep its disk."""
-    stop_machine(MachineStore(directories()), name, force=force)
+    """Stop a machine; its files stay until `tdx down`, or the next `tdx up` of that name."""
+    store = MachineStore(directories())
+    store.load(name)
+    with store.claim(name):
+        stop_machine(store, name, force=force)
 
 
 def _document(state: MachineState, running: bool) -> dict[str, object]:

@@ -9,10 +9,11 @@ import re
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from tdxstack.errors import CommandError, TdxError, UnavailableError, UsageError
+from tdxstack.errors import CommandError, TdxError, UnavailableError
 from tdxstack.files import is_locked, lock, write_atomically
 from tdxstack.machine.qemu_command import build_qemu_command
 from tdxstack.machine.spec import MachineSpec
@@ -28,6 +29,9 @@ POWERDOWN_SECONDS = 60.0
 QUIT_SECONDS = 10.0
 POLL_SECONDS = 0.2
 LOG_TAIL_BYTES = 4000
+CONSOLE_READ = 1 << 16
+"""Bytes of a console that are looked at at once, and that a line without an end may have."""
+
 
 _FORWARD = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+22\b")
 _ENDING_EVENTS = {
@@ -40,37 +44,34 @@ _ENDING_EVENTS = {
 def start_machine(
     store: MachineStore, spec: MachineSpec, now: datetime, *, holds: Sequence[int] = ()
 ) -> MachineState:
-    """Start QEMU for `spec`; its disk overlay must exist in the machine's files.
+    """Start QEMU for `spec`; the caller has claimed the name, prepared its files and made its disk overlay.
 
     QEMU outlives this process. It holds the machine's lock, and the file descriptors of `holds`, for as
-    long as it lives.
-    Raises `UsageError` if the machine runs already, `CommandError` if QEMU ends at once.
+    long as it lives. What is known of it is saved at once, so that it can be ended whatever happens here.
+    Raises `CommandError` if QEMU ends at once; it is ended if anything else goes wrong.
     """
-    files = store.prepare(spec.name)
-    if store.is_running(spec.name):
-        raise UsageError(f"machine {spec.name!r} is running already", hint=f"run: tdx down {spec.name}")
+    files = store.files(spec.name)
     write_atomically(files.authorized_key, spec.authorized_key.encode() + b"\n")
-    for stale in (files.console_log, files.qemu_log, files.known_hosts, files.monitor, files.console_socket):
-        stale.unlink(missing_ok=True)
     argv = build_qemu_command(spec, files)
-    with lock(files.lock, wait=False) as descriptor:
-        pid = start(argv, log=files.qemu_log, pass_fds=[descriptor, *holds])
-    try:
-        _await_monitor(files)
-        port = ssh_port(files.monitor)
-    except BaseException:
-        kill(files, pid)
-        raise
     state = MachineState(
-        spec.name,
-        spec.platform.value,
-        spec.emulated_td is not None,
-        pid,
-        port,
-        now.isoformat(timespec="seconds"),
-        argv,
+        name=spec.name,
+        platform=spec.platform.value,
+        emulated=spec.emulated_td is not None,
+        pid=0,
+        ssh_port=0,
+        started=now.isoformat(timespec="seconds"),
+        argv=argv,
     )
-    store.save(state)
+    try:
+        with lock(files.lock) as descriptor:
+            state = replace(state, pid=start(argv, log=files.qemu_log, pass_fds=[descriptor, *holds]))
+            store.save(state)
+        _await_monitor(files)
+        state = replace(state, ssh_port=ssh_port(files.monitor))
+        store.save(state)
+    except BaseException:
+        kill(files, state.pid)
+        raise
     return state
 
 
@@ -120,8 +121,9 @@ async def _follow_console(log: Path, ended: asyncio.Task[str], on_line: Callable
         pending = b""
         while True:
             over = ended.done()
-            pending += console.read()
+            pending += console.read(CONSOLE_READ)
             *lines, pending = pending.split(b"\n")
+            pending = pending[-CONSOLE_READ:]
             for raw in lines:
                 line = raw.decode(errors="replace").rstrip()
                 on_line(line)
@@ -140,26 +142,29 @@ async def _first_ending(connection: monitor.Monitor) -> str:
 
 
 def stop_machine(store: MachineStore, name: str, *, force: bool = False) -> None:
-    """Stop a machine: ACPI power button, then `quit`, then a signal. Returns once it has ended."""
-    files, state = store.files(name), store.load(name)
-    if not store.is_running(name):
-        return
+    """Stop a machine: ACPI power button (not with `force`), then `quit`, then a signal.
+
+    Returns once it has ended. Raises `MalformedError` where it runs, does not answer on its monitor, and
+    its state cannot be read.
+    """
+    files = store.files(name)
     with contextlib.suppress(TdxError):
-        if not force:
+        if not force and is_locked(files.lock):
             monitor.execute(files.monitor, "system_powerdown")
             _await_end(files, POWERDOWN_SECONDS)
     with contextlib.suppress(TdxError):
         if is_locked(files.lock):
             monitor.execute(files.monitor, "quit")
             _await_end(files, QUIT_SECONDS)
-    kill(files, state.pid)
+    if is_locked(files.lock):
+        kill(files, store.load(name).pid)
 
 
 def kill(files: MachineFiles, pid: int) -> None:
     """End the QEMU process if it still lives: SIGTERM, then SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         # The lock says that this very process lives; the number alone could be somebody else's by now.
-        if not is_locked(files.lock):
+        if not pid or not is_locked(files.lock):
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)

@@ -6,13 +6,12 @@ import base64
 import json
 from pathlib import Path
 
+from tdxstack.abi.tdreport import TD_ATTRIBUTE_DEBUG, TD_ATTRIBUTE_SEPT_VE_DISABLE
 from tdxstack.errors import UnavailableError
 from tdxstack.machine.spec import EmulatedTd, MachineSpec, TdSettings
 from tdxstack.machine.store import MachineFiles
 from tdxstack.platform import Platform
 
-TD_ATTRIBUTE_DEBUG = 1 << 0
-TD_ATTRIBUTE_SEPT_VE_DISABLE = 1 << 28
 MAX_SOCKET_PATH = 107
 """Bytes that a path in struct sockaddr_un may have (unix(7))."""
 

@@ -6,11 +6,12 @@ import contextlib
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tdxstack.errors import MalformedError, UsageError
-from tdxstack.files import Directories, is_locked, make_private, write_atomically
+from tdxstack.files import Directories, is_locked, lock, make_private, write_atomically
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 
@@ -76,8 +77,8 @@ class MachineFiles:
 
     @property
     def lock(self) -> Path:
-        """Held by the QEMU process: locked means running."""
-        return self.runtime / "lock"
+        """Held by QEMU: locked means running. Not in the runtime directory, which ends with a log-in."""
+        return self.directory / "lock"
 
     @property
     def monitor(self) -> Path:
@@ -114,8 +115,16 @@ class MachineStore:
         check_name(name)
         return MachineFiles(self._data / name, self._runtime / name)
 
+    @contextlib.contextmanager
+    def claim(self, name: str) -> Iterator[None]:
+        """Be the only one who starts or ends the machine `name`; `UnavailableError` if another is at it."""
+        check_name(name)
+        with lock(self._data / f".{name}.lock", wait=False):
+            yield
+
     def prepare(self, name: str) -> MachineFiles:
-        """Make the directories of a machine that is about to start."""
+        """Make the directories of a machine that is about to start, without what an earlier one has left."""
+        self.remove(name)
         files = self.files(name)
         make_private(files.directory)
         make_private(files.runtime)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tdxstack import __version__
+from tdxstack.abi.tdreport import TD_ATTRIBUTE_SEPT_VE_DISABLE
 from tdxstack.collateral.bundle import Collateral
 from tdxstack.errors import UnavailableError, UsageError
 from tdxstack.evidence.binding import NONCE_SIZE
@@ -32,6 +33,7 @@ from tdxstack.verification.boot import BootResult, Expectation, verify_boot
 from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, TrustAnchor
 from tdxstack.verification.inputs import ParsedCollateral
 from tdxstack.verification.policy import Policy
+from tdxstack.verification.result import Status
 from tdxstack.workflows.workshop import Surroundings, Workshop
 
 BOOT_SECONDS = 600.0
@@ -109,6 +111,12 @@ class UpResult:
     files: MachineFiles
 
     @property
+    def every_check_passed(self) -> bool:
+        """Whether there is nothing to remark: stricter than the verdict, which lets warnings pass."""
+        passed = (Status.OK, Status.NOT_APPLICABLE)
+        return all(check.status in passed for check in self.verification.checks)
+
+    @property
     def warnings(self) -> list[str]:
         """What a person should know although everything went well."""
         return [release.warning for release in self.releases if release.warning]
@@ -159,25 +167,37 @@ def bring_up(
 ) -> UpResult:
     """Boot a TD from parts that are there or are made now, and verify what it presents.
 
-    The machine runs on, whatever the verdict; it is removed if this is left by an exception.
+    The machine runs on, whatever the verdict. If this is left by an exception it is ended; its logs stay
+    until `tdx down` or the next start under its name. A machine of that name that has ended is replaced.
     Raises the parts' own errors; `UsageError` where a machine of that name runs already.
     """
     choice = choose_platform(surroundings.host, request.platform)
     request.refuse_contradictions(choice.platform)
     store = MachineStore(surroundings.directories)
-    if store.is_running(request.name):
-        raise UsageError(
-            f"machine {request.name!r} is running already",
-            hint=f"end it with `tdx down {request.name}`, or give another --name",
-        )
+    with store.claim(request.name):
+        if store.is_running(request.name):
+            raise UsageError(
+                f"machine {request.name!r} is running already",
+                hint=f"end it with `tdx down {request.name}`, or give another --name",
+            )
+        return _bring_up(request, choice, store, surroundings, report, on_console)
+
+
+def _bring_up(
+    request: UpRequest,
+    choice: PlatformChoice,
+    store: MachineStore,
+    surroundings: Surroundings,
+    report: Report,
+    on_console: Callable[[str], None],
+) -> UpResult:
     workshop = Workshop(
         surroundings, mirror=request.mirror, require_fresh=request.require_fresh, report=report
     )
     phases = Phases()
     parts = gather(request, choice, surroundings, workshop, phases)
     files = store.prepare(request.name)
-    with contextlib.ExitStack() as guard:
-        guard.callback(bring_down, store, request.name, force=True)
+    try:
         with phases.measure("start"):
             state = _start(request, choice, parts, store, surroundings, workshop)
         with phases.measure("boot"):
@@ -189,15 +209,14 @@ def bring_up(
             evidence = collect_evidence(files, ssh_to(state, files, workshop), nonce)
         with phases.measure("verify"):
             report("verifying", None)
-            verification = verify_boot(
-                evidence,
-                Expectation(nonce, seen_host_key(files), mrtd(parts.firmware.path.read_bytes()).single_pass),
-                ParsedCollateral.parse(parts.collateral),
-                time=surroundings.clock(),
-                anchors=(parts.anchor,),
-                policy=Policy(allow_emulated=choice.emulated),
-            )
-        guard.pop_all()
+            verification = _verify(parts, choice, evidence, nonce, files, surroundings)
+    except KeyboardInterrupt:
+        stop_machine(store, request.name, force=True)
+        store.remove(request.name)
+        raise
+    except BaseException:
+        stop_machine(store, request.name, force=True)
+        raise
     write_atomically(files.collateral, parts.collateral.to_json())
     releases = list(workshop.releases.values())
     result = UpResult(verification, choice, parts.components, releases, phases.seconds, state, files)
@@ -205,11 +224,33 @@ def bring_up(
     return result
 
 
+def _verify(
+    parts: Parts,
+    choice: PlatformChoice,
+    evidence: Evidence,
+    nonce: bytes,
+    files: MachineFiles,
+    surroundings: Surroundings,
+) -> BootResult:
+    expected_mrtd = mrtd(parts.firmware.path.read_bytes()).single_pass
+    return verify_boot(
+        evidence,
+        Expectation(nonce, seen_host_key(files), expected_mrtd),
+        ParsedCollateral.parse(parts.collateral),
+        time=surroundings.clock(),
+        anchors=(parts.anchor,),
+        policy=Policy(allow_emulated=choice.emulated, required_attributes=TD_ATTRIBUTE_SEPT_VE_DISABLE),
+    )
+
+
 def bring_down(store: MachineStore, name: str, *, force: bool = False) -> None:
-    """Stop the machine and remove its files."""
-    if name in store.names():
+    """Stop the machine, if it runs, and remove its files.
+
+    Raises `UnavailableError` while another command starts or ends the machine.
+    """
+    with store.claim(name):
         stop_machine(store, name, force=force)
-    store.remove(name)
+        store.remove(name)
 
 
 def gather(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tdxstack.errors import UnavailableError, UsageError
+from tdxstack.errors import MalformedError, UnavailableError, UsageError
 from tdxstack.files import Directories, lock
 from tdxstack.machine.spec import PageTracking
 from tdxstack.machine.store import MachineState, MachineStore
@@ -54,6 +54,26 @@ def test_name_of_a_running_machine_is_refused_before_anything_is_made(surroundin
     store = MachineStore(surroundings.directories)
     with lock(store.prepare("td").lock), pytest.raises(UsageError, match="is running already"):
         bring_up(UpRequest(), surroundings)
+
+
+def test_two_commands_cannot_start_or_end_one_machine_at_once(surroundings: Surroundings) -> None:
+    store = MachineStore(surroundings.directories)
+    with store.claim("td"):
+        with pytest.raises(UnavailableError, match="in use"):
+            bring_up(UpRequest(), surroundings)
+        with pytest.raises(UnavailableError, match="in use"):
+            bring_down(store, "td")
+
+
+@pytest.mark.parametrize("state", [b"", b"{}", b"[1]", b'{"pid": "x"}'])
+def test_machine_with_a_damaged_state_can_be_removed(surroundings: Surroundings, state: bytes) -> None:
+    store = MachineStore(surroundings.directories)
+    store.prepare("td").state.write_bytes(state)
+    with pytest.raises(MalformedError, match="is not a machine's state") as caught:
+        store.load("td")
+    assert caught.value.hint == "run: tdx down td"
+    bring_down(store, "td")
+    assert store.names() == []
 
 
 def test_machine_that_has_ended_is_removed_with_its_files(surroundings: Surroundings) -> None:
