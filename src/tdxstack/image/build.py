@@ -287,7 +287,7 @@ def _workspace(cache: Path) -> Iterator[Path]:
     if free < _NEEDED_BYTES:
         raise UnavailableError(
             f"{cache} has {free / 1e9:.1f} GB free, and a guest image needs {_NEEDED_BYTES / 1e9:.1f} GB",
-            hint="free space, for instance with `tdx cache prune`",
+            hint="free space, for instance with `tdx emulator prune`",
         )
     work = Path(tempfile.mkdtemp(prefix="work.", dir=cache))
     try:

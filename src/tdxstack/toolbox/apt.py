@@ -388,7 +388,7 @@ def _need_space(directory: Path, size: int) -> None:
     if free < size:
         raise UnavailableError(
             f"{directory} has {free / 1e6:.0f} MB free and {size / 1e6:.0f} MB are to be downloaded",
-            hint="free space there, for instance with `tdx cache prune`",
+            hint="free space there, for instance with `tdx emulator prune`",
         )
 
 
