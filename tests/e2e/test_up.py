@@ -123,17 +123,36 @@ def test_second_machine_of_a_name_is_refused(tdx: Tdx, recording: Recording) -> 
     assert "hint: " in done.stderr
 
 
-def test_interrupt_leaves_no_machine(tdx: Tdx, recording: Recording) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tdxstack", "up", "--name", "interrupted", "--platform", "emulated"],
-        env=tdx.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    lock = tdx.runtime / "tdxstack/machines/interrupted/qmp"
-    wait_for(lock.exists)
-    process.send_signal(signal.SIGINT)
+def test_failed_boot_keeps_the_logs_that_its_error_names(tdx: Tdx, recording: Recording) -> None:
+    process = start(tdx, "up", "--name", "failed", "--platform", "emulated")
+    wait_for(lambda: "failed" in tdx.machines())
+    wait_for(lambda: tdx.json("vm", "show", "failed")["ssh_port"])
+    os.kill(tdx.json("vm", "show", "failed")["pid"], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert "error: the guest did not become ready: QEMU has ended" in errors
+    assert Path(errors.strip().rsplit("see ", 1)[1]).is_file()
+    assert tdx.json("vm", "show", "failed")["running"] is False
+    tdx.run("down", "failed")
+    assert "failed" not in tdx.machines()
+
+
+def test_second_command_for_a_name_hurts_nothing(tdx: Tdx, recording: Recording) -> None:
+    process = start(tdx, "up", "--name", "contended", "--platform", "emulated")
+    wait_for((tdx.runtime / "tdxstack/machines/contended/qmp").exists)
+    for words in (("up", "--name", "contended", "--platform", "emulated"), ("down", "contended")):
+        assert "in use by another process" in tdx.run(*words, code=3).stderr
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "accepted" in output
+    tdx.run("down", "contended")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_leaves_no_machine(tdx: Tdx, recording: Recording, number: signal.Signals) -> None:
+    process = start(tdx, "up", "--name", "interrupted", "--platform", "emulated")
+    wait_for((tdx.runtime / "tdxstack/machines/interrupted/qmp").exists)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.endswith("error: interrupted\n")
@@ -153,6 +172,17 @@ def test_killed_machine_is_told_from_a_running_one(tdx: Tdx, recording: Recordin
     done = tdx.run("vm", "ssh", "recorded", "true", code=3)
     assert "is not running" in done.stderr
     tdx.run("down", "recorded")
+
+
+def start(tdx: Tdx, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tdxstack", *arguments],
+        env=tdx.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def offline(recording: Recording) -> list[str]:
