@@ -34,11 +34,14 @@ CONSOLE_READ = 1 << 16
 
 
 _FORWARD = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+22\b")
-_ENDING_EVENTS = {
+_ENDINGS = {
     "GUEST_PANICKED": "the guest has panicked",
     "SHUTDOWN": "the machine has shut down",
-    "TDX_TCG_VIOLATION": "the guest used a page in a way that a TD may not",
+    "TDX_TCG_FATAL_ERROR": "the TD has reported a fatal error",
 }
+"""QMP events after which a guest will not become ready. The emulator's own come before QEMU's."""
+
+_VIOLATION = "TDX_TCG_VIOLATION"
 
 
 def start_machine(
@@ -106,7 +109,7 @@ def wait_until_ready(files: MachineFiles, timeout: float, on_line: Callable[[str
 
 async def _watch_boot(files: MachineFiles, on_line: Callable[[str], None]) -> None:
     async with monitor.connect(files.monitor) as connection:
-        ended = asyncio.create_task(_first_ending(connection))
+        ended = asyncio.create_task(_first_ending(connection, on_line))
         try:
             await _follow_console(files.console_log, ended, on_line)
         finally:
@@ -134,10 +137,17 @@ async def _follow_console(log: Path, ended: asyncio.Task[str], on_line: Callable
             await asyncio.sleep(POLL_SECONDS)
 
 
-async def _first_ending(connection: monitor.Monitor) -> str:
+async def _first_ending(connection: monitor.Monitor, on_line: Callable[[str], None]) -> str:
+    """What ended the guest; uses of pages that are only reported go to `on_line`."""
     async for event in connection.events():
-        if event.name in _ENDING_EVENTS:
-            return f"{_ENDING_EVENTS[event.name]} ({event.name} {event.data})"
+        facts = ", ".join(f"{name} {value}" for name, value in event.data.items())
+        if event.name in _ENDINGS:
+            return f"{_ENDINGS[event.name]} ({facts})"
+        if event.name == _VIOLATION:
+            text = f"the guest used a page as a TD may not ({facts})"
+            if event.data.get("fatal"):
+                return text
+            on_line(text)
     return "QEMU has ended"
 
 

@@ -20,7 +20,7 @@ from tests.unit.machine.test_spec import SPEC
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FAKE_QEMU = textwrap.dedent(
     """\
-    import json, os, socket, sys
+    import json, os, socket, sys, time
     argv = sys.argv
     path = next(word for word in argv if word.startswith("unix:"))[5:].split(",")[0]
     console = next(word for word in argv if word.startswith("socket,id=console"))
@@ -28,13 +28,17 @@ FAKE_QEMU = textwrap.dedent(
     mode = argv[1]
     if mode == "dies":
         sys.exit("qemu: no such firmware")
-    open(log, "w").write("firmware\\n" + ("" if mode == "panics" else "kernel\\ntdxstack: ready\\n"))
+    open(log, "w").write("firmware\\n" + ("kernel\\ntdxstack: ready\\n" if mode == "boots" else ""))
     server = socket.socket(socket.AF_UNIX)
     server.bind(path + ".new"); server.listen(); os.rename(path + ".new", path)
     number = {"major": 10, "minor": 0, "micro": 0}
     greeting = {"QMP": {"version": {"qemu": number, "package": ""}, "capabilities": []}}
-    panic = {"event": "GUEST_PANICKED", "data": {"action": "pause"}}
-    panic["timestamp"] = {"seconds": 1, "microseconds": 0}
+    events = {
+        "panics": {"event": "GUEST_PANICKED", "data": {"action": "shutdown"}},
+        "fails": {"event": "TDX_TCG_FATAL_ERROR", "data": {"error-code": 7, "message": "no ACPI"}},
+        "violates": {"event": "TDX_TCG_VIOLATION", "data": {"gpa": 4096, "fatal": True}},
+        "may-violate": {"event": "TDX_TCG_VIOLATION", "data": {"gpa": 4096, "fatal": False}},
+    }
     while True:
         client, _ = server.accept()
         def say(message): client.sendall(json.dumps(message).encode() + b"\\n")
@@ -46,8 +50,11 @@ FAKE_QEMU = textwrap.dedent(
                 answer = "  TCP[HOST_FORWARD]  14  127.0.0.1 40022  10.0.2.15    22     0     0"
             say({"return": answer} | {key: request[key] for key in ("id",) if key in request})
             # The first connection starts the machine, the second one watches it.
-            if mode == "panics" and os.path.exists(path + ".watched"):
-                say(panic)
+            if mode in events and os.path.exists(path + ".watched"):
+                say(events[mode] | {"timestamp": {"seconds": 1, "microseconds": 0}})
+                if mode == "may-violate":
+                    time.sleep(0.5)
+                    open(log, "a").write("tdxstack: ready\\n")
             if request["execute"] == "quit":
                 sys.exit(0)
         open(path + ".watched", "w").close()
@@ -94,14 +101,37 @@ def test_qemu_that_ends_at_once_is_told_in_its_own_words(store: MachineStore, pr
     assert not is_locked(store.files("td").lock)
 
 
-def test_panic_ends_the_wait_with_the_reason(store: MachineStore, program: Path) -> None:
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [
+        ("panics", "the guest has panicked (action shutdown)"),
+        ("fails", "the TD has reported a fatal error (error-code 7, message no ACPI)"),
+        ("violates", "the guest used a page as a TD may not (gpa 4096, fatal True)"),
+    ],
+)
+def test_event_that_ends_the_guest_ends_the_wait(
+    store: MachineStore, program: Path, mode: str, reason: str
+) -> None:
     store.prepare("td")
-    start_machine(store, replace(SPEC, qemu=spec_of(program, "panics")), NOW)
+    start_machine(store, replace(SPEC, qemu=spec_of(program, mode)), NOW)
     try:
-        with pytest.raises(CommandError, match=r"did not become ready: the guest has panicked"):
+        with pytest.raises(CommandError) as caught:
             wait_until_ready(store.files("td"), 30, lambda line: None)
     finally:
         stop_machine(store, "td", force=True)
+    assert caught.value.message == f"the guest did not become ready: {reason}"
+
+
+def test_violation_that_is_only_reported_is_shown(store: MachineStore, program: Path) -> None:
+    store.prepare("td")
+    start_machine(store, replace(SPEC, qemu=spec_of(program, "may-violate")), NOW)
+    lines: list[str] = []
+    try:
+        wait_until_ready(store.files("td"), 30, lines.append)
+    finally:
+        stop_machine(store, "td", force=True)
+    assert lines[-1] == "tdxstack: ready"
+    assert "the guest used a page as a TD may not (gpa 4096, fatal False)" in lines
 
 
 def test_guest_that_is_never_ready_ends_the_wait(store: MachineStore, program: Path) -> None:
