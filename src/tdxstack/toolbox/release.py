@@ -51,7 +51,7 @@ class Release:
     def warning(self) -> str:
         """What a person should know about the age of this suite; empty if there is nothing."""
         if self.expired:
-            dates = f"{self.date:%Y-%m-%d} and was valid until {self.valid_until:%Y-%m-%d}"
+            dates = f"{self.date:%Y-%m-%d} and were valid until {self.valid_until:%Y-%m-%d}"
             return f"the package lists of suite {self.suite} are of {dates}"
         if self.early:
             date = f"{self.date:%Y-%m-%d %H:%M} UTC"
