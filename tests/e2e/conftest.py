@@ -71,7 +71,7 @@ def tdx() -> Iterator[Tdx]:
         yield runner
     finally:
         for name in runner.machines():
-            runner.run("down", name)
+            runner.run("down", name, "--force")
         shutil.rmtree(root)
 
 

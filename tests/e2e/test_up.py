@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +126,11 @@ def test_second_machine_of_a_name_is_refused(tdx: Tdx, recording: Recording) -> 
 
 
 def test_failed_boot_keeps_the_logs_that_its_error_names(tdx: Tdx, recording: Recording) -> None:
-    process = start(tdx, "up", "--name", "failed", "--platform", "emulated")
-    wait_for(lambda: "failed" in tdx.machines())
-    wait_for(lambda: tdx.json("vm", "show", "failed")["ssh_port"])
-    os.kill(tdx.json("vm", "show", "failed")["pid"], signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
+    with started(tdx, "up", "--name", "failed", "--platform", "emulated") as process:
+        wait_for(lambda: "failed" in tdx.machines())
+        wait_for(lambda: tdx.json("vm", "show", "failed")["ssh_port"])
+        os.kill(tdx.json("vm", "show", "failed")["pid"], signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 3
     assert "error: the guest did not become ready: QEMU has ended" in errors
     assert Path(errors.strip().rsplit("see ", 1)[1]).is_file()
@@ -138,11 +140,11 @@ def test_failed_boot_keeps_the_logs_that_its_error_names(tdx: Tdx, recording: Re
 
 
 def test_second_command_for_a_name_hurts_nothing(tdx: Tdx, recording: Recording) -> None:
-    process = start(tdx, "up", "--name", "contended", "--platform", "emulated")
-    wait_for((tdx.runtime / "tdxstack/machines/contended/qmp").exists)
-    for words in (("up", "--name", "contended", "--platform", "emulated"), ("down", "contended")):
-        assert "in use by another process" in tdx.run(*words, code=3).stderr
-    output, errors = process.communicate(timeout=300)
+    with started(tdx, "up", "--name", "contended", "--platform", "emulated") as process:
+        wait_for((tdx.runtime / "tdxstack/machines/contended/qmp").exists)
+        for words in (("up", "--name", "contended", "--platform", "emulated"), ("down", "contended")):
+            assert "in use by another process" in tdx.run(*words, code=3).stderr
+        output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert "accepted" in output
     tdx.run("down", "contended")
@@ -150,10 +152,10 @@ def test_second_command_for_a_name_hurts_nothing(tdx: Tdx, recording: Recording)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_leaves_no_machine(tdx: Tdx, recording: Recording, number: signal.Signals) -> None:
-    process = start(tdx, "up", "--name", "interrupted", "--platform", "emulated")
-    wait_for((tdx.runtime / "tdxstack/machines/interrupted/qmp").exists)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    with started(tdx, "up", "--name", "interrupted", "--platform", "emulated") as process:
+        wait_for((tdx.runtime / "tdxstack/machines/interrupted/qmp").exists)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.endswith("error: interrupted\n")
     assert "interrupted" not in tdx.machines()
@@ -174,8 +176,10 @@ def test_killed_machine_is_told_from_a_running_one(tdx: Tdx, recording: Recordin
     tdx.run("down", "recorded")
 
 
-def start(tdx: Tdx, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextlib.contextmanager
+def started(tdx: Tdx, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A command that runs beside the test, and not longer."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "tdxstack", *arguments],
         env=tdx.environment,
         stdin=subprocess.DEVNULL,
@@ -183,6 +187,11 @@ def start(tdx: Tdx, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def offline(recording: Recording) -> list[str]:

@@ -111,19 +111,22 @@ async def _watch_boot(files: MachineFiles, on_line: Callable[[str], None]) -> No
     async with monitor.connect(files.monitor) as connection:
         ended = asyncio.create_task(_first_ending(connection, on_line))
         try:
-            await _follow_console(files.console_log, ended, on_line)
+            await _follow_console(files, ended, on_line)
         finally:
             ended.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await ended
 
 
-async def _follow_console(log: Path, ended: asyncio.Task[str], on_line: Callable[[str], None]) -> None:
+async def _follow_console(
+    files: MachineFiles, ended: asyncio.Task[str], on_line: Callable[[str], None]
+) -> None:
     """Give complete console lines to `on_line` until the ready line; an ending first is an error."""
-    with log.open("rb") as console:
+    with files.console_log.open("rb") as console:
         pending = b""
         while True:
-            over = ended.done()
+            # A QEMU that was killed says nothing on its monitor, and lets go of its lock.
+            over = ended.done() or not is_locked(files.lock)
             pending += console.read(CONSOLE_READ)
             *lines, pending = pending.split(b"\n")
             pending = pending[-CONSOLE_READ:]
@@ -133,7 +136,10 @@ async def _follow_console(log: Path, ended: asyncio.Task[str], on_line: Callable
                 if READY_LINE in line:
                     return
             if over:
-                raise CommandError(f"the guest did not become ready: {ended.result()}", hint=f"see {log}")
+                reason = ended.result() if ended.done() else "QEMU has ended"
+                raise CommandError(
+                    f"the guest did not become ready: {reason}", hint=f"see {files.console_log}"
+                )
             await asyncio.sleep(POLL_SECONDS)
 
 
@@ -148,7 +154,7 @@ async def _first_ending(connection: monitor.Monitor, on_line: Callable[[str], No
             if event.data.get("fatal"):
                 return text
             on_line(text)
-    return "QEMU has ended"
+    return "QEMU has closed its monitor"
 
 
 def stop_machine(store: MachineStore, name: str, *, force: bool = False) -> None:

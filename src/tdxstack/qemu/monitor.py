@@ -44,7 +44,7 @@ class Monitor:
             raise CommandError(f"the connection to QEMU broke during {command}: {error}") from None
 
     async def events(self) -> AsyncIterator[Event]:
-        """The events from now on, until the connection ends."""
+        """The events from now on. A QEMU that is killed ends them late or never: watch its process too."""
         with contextlib.suppress(QMPError):
             async for message in self._client.events:
                 data = message.get("data")

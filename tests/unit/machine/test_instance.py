@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import textwrap
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,6 +134,16 @@ def test_violation_that_is_only_reported_is_shown(store: MachineStore, program: 
         stop_machine(store, "td", force=True)
     assert lines[-1] == "tdxstack: ready"
     assert "the guest used a page as a TD may not (gpa 4096, fatal False)" in lines
+
+
+def test_qemu_that_is_killed_ends_the_wait(store: MachineStore, program: Path) -> None:
+    store.prepare("td")
+    pid = start_machine(store, replace(SPEC, qemu=spec_of(program, "silent")), NOW).pid
+    threading.Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
+    store.files("td").console_log.write_text("")
+    with pytest.raises(CommandError, match="did not become ready"):
+        wait_until_ready(store.files("td"), 30, lambda line: None)
+    os.waitpid(pid, 0)
 
 
 def test_guest_that_is_never_ready_ends_the_wait(store: MachineStore, program: Path) -> None:
