@@ -15,6 +15,7 @@ from tdxstack.platform import PlatformChoice, choose_platform
 from tdxstack.quoting.service import Service
 from tdxstack.toolbox import host_packages
 from tdxstack.toolbox.archive import host_archive
+from tdxstack.toolbox.programs import Program
 from tdxstack.workflows.up import UpRequest
 from tdxstack.workflows.workshop import Surroundings, Workshop
 
@@ -66,10 +67,18 @@ def _archive(request: UpRequest) -> Step:
 
 
 def _programs(surroundings: Surroundings) -> list[Step]:
+    """The programs that a start runs, and, while there is no image, those that make one."""
+    programs = Workshop(surroundings).toolbox.status()
+    if image_build.cached(surroundings.directories.cache / "image"):
+        programs = [program for program in programs if program.name in ("qemu-img", "ssh", "ssh-keygen")]
     return [
-        Step("program", program.origin == "absent", f"program {program.name}: {program.origin}")
-        for program in Workshop(surroundings).toolbox.status()
+        Step("program", program.origin == "absent", f"program {program.name}: {_origin(program)}")
+        for program in programs
     ]
+
+
+def _origin(program: Program) -> str:
+    return "download from the archive" if program.origin == "absent" else program.origin
 
 
 def _emulator(request: UpRequest, surroundings: Surroundings) -> Step:
