@@ -1,4 +1,4 @@
-"""The installed Debian tree that images are made of: configured in namespaces, kept as a tar archive."""
+"""The installed tree that images are made of: configured in namespaces, kept as a tar archive."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ def check_namespace(uid: int) -> None:
 
 def fetch(apt: AptRoot, report: Report = silent) -> tuple[list[Deb], list[Deb]]:
     """Download the guest's packages: the essential ones with what they depend on, and all others."""
-    backports = apt.archive.backports[0]
-    kernel = [f"{name}/{backports}" for name in recipe.KERNEL]
+    distribution = recipe.DISTRIBUTIONS[apt.archive.distribution]
+    suite = f"/{apt.archive.backports[0]}" if distribution.backported_kernel else ""
+    kernel = [f"{name}{suite}" for name in distribution.kernel]
     everything = apt.fetch([*recipe.ESSENTIAL, *recipe.SYSTEM, *kernel], report=report)
     essential = {deb.name for deb in apt.fetch(recipe.ESSENTIAL, report=report)}
     return (

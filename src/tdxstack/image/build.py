@@ -1,4 +1,4 @@
-"""Guest images: built from Debian packages, kept in a cache, shared by all machines as a read-only base."""
+"""Guest images: built from distribution packages, cached, shared by all machines as a read-only base."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tdxstack.errors import MalformedError, UnavailableError
 from tdxstack.image import base_tree, disk, kernel, recipe
 from tdxstack.image.guest_side import GuestFile, guest_files
 from tdxstack.image.initramfs import INIT, initramfs, modules_with_dependencies
+from tdxstack.image.recipe import DISTRIBUTIONS, Distribution
 from tdxstack.run import Report, silent
 from tdxstack.toolbox.apt import AptRoot, Deb, extract
 from tdxstack.toolbox.programs import Toolbox
@@ -56,6 +57,7 @@ class _Tree:
     """An installed tree in the cache, with the boot loaders that belong to it."""
 
     directory: Path
+    distribution: Distribution
     build_time: int
     packages: dict[str, str]
     suites: dict[str, str]
@@ -76,10 +78,10 @@ def build(
 ) -> Image:
     """The guest image of this version of tdxstack, built below `cache` if it is not there yet.
 
-    `apt` makes the apt root of Debian's stable and backports suites; it is called, and the network used, only
-    where no tree of this recipe is in the cache, or with `refresh`, which looks for newer packages. `uid` is
-    who runs this: users other than root need user namespaces. Safe to call from several processes at once; a
-    build that is killed leaves nothing that the next one does not remove.
+    `apt` makes the apt root of a distribution's stable and backports suites; it is called, and the network
+    used, only where no tree of this version's recipes is in the cache, or with `refresh`, which looks for
+    newer packages. `uid` is who runs this: users other than root need user namespaces. Safe to call from
+    several processes at once; a build that is killed leaves nothing that the next one does not remove.
 
     Raises `UnavailableError` for a missing network, namespace, space or kernel option, `CommandError` where a
     program fails.
@@ -89,8 +91,8 @@ def build(
         tree = None if refresh else _newest_tree(cache)
         if tree is None:
             tree = _make_tree(cache, apt(), uid, report)
-        additions = guest_files(PACKAGE)
-        key = _digest([tree.directory.name, _image_recipe(additions)])
+        additions = guest_files(PACKAGE, tree.distribution)
+        key = _digest([tree.directory.name, _image_recipe(tree.distribution, additions)])
         place = cache / "images" / key
         if not (place / _MANIFEST).is_file():
             with _workspace(cache) as work:
@@ -110,17 +112,13 @@ def cached(cache: Path) -> list[Image]:
 
 def _make_tree(cache: Path, apt: AptRoot, uid: int, report: Report) -> _Tree:
     """Install the packages that the archive has now, unless that very tree is in the cache."""
-    if apt.archive.distribution != "debian":
-        raise UnavailableError(
-            f"guest images are made of Debian's packages, not {apt.archive.distribution}'s",
-            hint="use a Debian host, or a guest image made on one",
-        )
+    distribution = DISTRIBUTIONS[apt.archive.distribution]
     releases = apt.update(report)
     report("guest packages", None)
     essential, others = base_tree.fetch(apt, report)
     loaders = apt.fetch(recipe.BOOT_LOADERS, with_dependencies=False, report=report)
     debs = [*essential, *others, *loaders]
-    place = cache / "trees" / f"{_tree_recipe()}-{_digest(_identities(debs))}"
+    place = cache / "trees" / f"{_tree_recipe(distribution)}-{_digest(_identities(debs))}"
     if not (place / _TREE).is_file():
         with _workspace(cache) as work:
             result = work / "tree"
@@ -129,7 +127,7 @@ def _make_tree(cache: Path, apt: AptRoot, uid: int, report: Report) -> _Tree:
             made = base_tree.install(essential, others, work / "install", log=log, uid=uid, report=report)
             made.replace(result / "base.tar")
             boot = extract(loaders, work / "loaders")
-            shutil.copyfile(boot / recipe.SHIM, result / "shimx64.efi")
+            shutil.copyfile(boot / distribution.shim, result / "shimx64.efi")
             shutil.copyfile(boot / recipe.GRUB, result / "grubx64.efi")
             record = {
                 "build_time": base_tree.build_time(debs),
@@ -138,7 +136,7 @@ def _make_tree(cache: Path, apt: AptRoot, uid: int, report: Report) -> _Tree:
             }
             (result / _TREE).write_text(json.dumps(record, indent=1))
             _publish(result, place)
-    return _load_tree(place)
+    return _load_tree(place, distribution)
 
 
 def _make_image(
@@ -146,11 +144,11 @@ def _make_image(
 ) -> None:
     """Make the disk and its manifest in `work`/image."""
     report("guest image: boot files", None)
-    version, in_boot = _kernel_files(tree.archive)
+    version, in_boot = _kernel_files(tree)
     esp = {
         "EFI/BOOT/BOOTX64.EFI": (tree.directory / "shimx64.efi").read_bytes(),
         "EFI/BOOT/grubx64.efi": (tree.directory / "grubx64.efi").read_bytes(),
-        "EFI/debian/grub.cfg": recipe.grub_config(version).encode(),
+        f"{tree.distribution.grub_directory}/grub.cfg": recipe.grub_config(version).encode(),
     }
     report("guest image: root file system", 0.2)
     initrd = GuestFile(f"boot/initrd.img-{version}", in_boot[f"boot/initrd.img-{version}"])
@@ -181,17 +179,17 @@ def _make_image(
     report("guest image", 1.0)
 
 
-def _kernel_files(archive: Path) -> tuple[str, dict[str, bytes]]:
+def _kernel_files(tree: _Tree) -> tuple[str, dict[str, bytes]]:
     """The version of the kernel in the tree, and the kernel and initial RAM file system by path.
 
     Raises `UnavailableError` where the kernel cannot do what a TD needs.
     """
-    with tarfile.open(archive) as tree:
-        names = tree.getnames()
+    with tarfile.open(tree.archive) as archive:
+        names = archive.getnames()
 
         def read(path: str) -> bytes:
             try:
-                member = tree.extractfile(f"./{path}")
+                member = archive.extractfile(f"./{path}")
             except KeyError:
                 member = None
             if member is None:
@@ -206,7 +204,7 @@ def _kernel_files(archive: Path) -> tuple[str, dict[str, bytes]]:
         kernel.check(version, read(f"boot/config-{version}").decode(errors="replace"))
         modules = f"usr/lib/modules/{version}"
         insert = modules_with_dependencies(
-            recipe.INITRAMFS_MODULES,
+            tree.distribution.initramfs_modules,
             read(f"{modules}/modules.dep").decode(errors="replace"),
             lambda path: read(f"{modules}/{path}"),
         )
@@ -216,13 +214,13 @@ def _kernel_files(archive: Path) -> tuple[str, dict[str, bytes]]:
         }
 
 
-def _tree_recipe() -> str:
+def _tree_recipe(distribution: Distribution) -> str:
     """Of what the installed tree depends on besides the packages' versions."""
-    names = [*recipe.ESSENTIAL, *recipe.SYSTEM, *recipe.KERNEL, *recipe.BOOT_LOADERS]
+    names = [*recipe.ESSENTIAL, *recipe.SYSTEM, *distribution.kernel, *recipe.BOOT_LOADERS]
     return _digest([str(recipe.VERSION), base_tree.SCRIPT.read_text(), *names])
 
 
-def _image_recipe(additions: Sequence[GuestFile]) -> str:
+def _image_recipe(distribution: Distribution, additions: Sequence[GuestFile]) -> str:
     """Of what an image depends on besides the installed tree."""
     partitions = disk.table().partitions
     return _digest(
@@ -235,7 +233,7 @@ def _image_recipe(additions: Sequence[GuestFile]) -> str:
                 for word in (*disk.vfat_arguments(part), *disk.ext4_arguments(part))
             ),
             recipe.grub_config("VERSION"),
-            *recipe.INITRAMFS_MODULES,
+            *distribution.initramfs_modules,
             *(
                 f"{file.path} {file.mode:o} {file.link} {hashlib.sha256(file.data).hexdigest()}"
                 for file in additions
@@ -253,13 +251,20 @@ def _digest(parts: Sequence[str]) -> str:
 
 
 def _newest_tree(cache: Path) -> _Tree | None:
-    found = list((cache / "trees").glob(f"{_tree_recipe()}-*/{_TREE}"))
-    return _load_tree(max(found, key=lambda path: path.stat().st_mtime).parent) if found else None
+    found = [
+        (path.stat().st_mtime, path.parent, distribution)
+        for distribution in DISTRIBUTIONS.values()
+        for path in (cache / "trees").glob(f"{_tree_recipe(distribution)}-*/{_TREE}")
+    ]
+    if not found:
+        return None
+    _, place, distribution = max(found, key=lambda entry: entry[0])
+    return _load_tree(place, distribution)
 
 
-def _load_tree(place: Path) -> _Tree:
+def _load_tree(place: Path, distribution: Distribution) -> _Tree:
     try:
-        return _Tree(place, **json.loads((place / _TREE).read_text()))
+        return _Tree(place, distribution, **json.loads((place / _TREE).read_text()))
     except (ValueError, TypeError):
         raise _damaged(place) from None
 

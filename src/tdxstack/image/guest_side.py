@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tdxstack.image import recipe
+from tdxstack.image.recipe import Distribution
 
 PACKAGED = ("__init__.py", "errors.py", "abi", "evidence")
 """What of tdxstack the guest side consists of: modules and packages, standard library only."""
@@ -55,7 +56,7 @@ def zipapp(package: Path) -> bytes:
     return buffer.getvalue()
 
 
-def guest_files(package: Path) -> list[GuestFile]:
+def guest_files(package: Path, distribution: Distribution) -> list[GuestFile]:
     """Everything that is put into the installed tree, in order of the paths."""
     templates = package / "image/guest"
     found = [
@@ -68,7 +69,8 @@ def guest_files(package: Path) -> list[GuestFile]:
     found.append(GuestFile(ZIPAPP, zipapp(package)))
     # Empty, not absent: systemd then makes one for this instance, but does not apply its first-boot presets.
     found.append(GuestFile("etc/machine-id", b"", 0o444))
-    found += [GuestFile(f"etc/systemd/system/{unit}", link="/dev/null") for unit in recipe.MASKED_UNITS]
+    masked = (*recipe.MASKED_UNITS, *distribution.masked_units)
+    found += [GuestFile(f"etc/systemd/system/{unit}", link="/dev/null") for unit in masked]
     found += [
         GuestFile(f"etc/systemd/system-generators/{name}", link="/dev/null")
         for name in recipe.MASKED_GENERATORS

@@ -1,4 +1,4 @@
-"""The initial RAM file system: Debian's tiny-initramfs with the modules that the root disk needs."""
+"""The initial RAM file system: tiny-initramfs with the modules that the root disk needs."""
 
 from __future__ import annotations
 

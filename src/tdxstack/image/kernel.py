@@ -35,5 +35,5 @@ def check(version: str, config: str) -> None:
         raise UnavailableError(
             f"kernel {version} cannot {', nor '.join(REQUIRED[name] for name in missing)}: "
             f"built without {', '.join(f'CONFIG_{name}' for name in missing)}",
-            hint="use a mirror that carries a newer kernel (Debian's backports suite)",
+            hint="use a mirror that carries a newer kernel (for Debian, in its backports suite)",
         )

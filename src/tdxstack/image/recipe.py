@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from uuid import UUID
 
 VERSION = 1
@@ -31,7 +32,7 @@ ESSENTIAL = (
     "tar",
     "util-linux",
 )
-"""Debian's essential packages: what every other package's installation may rely on."""
+"""The essential packages, of Debian and Ubuntu alike: what every other's installation may rely on."""
 
 SYSTEM = (
     "acpid",
@@ -46,16 +47,46 @@ SYSTEM = (
     "udev",
 )
 
-KERNEL = ("linux-image-cloud-amd64", "linux-base-cloud-amd64", "linux-modules-cloud-amd64")
-"""From the backports suite, whose kernel has the RTMRs in sysfs."""
-
 BOOT_LOADERS = ("shim-signed", "grub-efi-amd64-signed")
 """Only their EFI programs are used; they are not installed in the guest."""
 
-SHIM = "usr/lib/shim/shimx64.efi.signed"
 GRUB = "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"
 
-INITRAMFS_MODULES = ("virtio_blk",)
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """What differs between the distributions that guests are made of."""
+
+    kernel: tuple[str, ...]
+    backported_kernel: bool
+    """Whether the kernel is taken from the backports suite, for one that has the RTMRs in sysfs."""
+    shim: str
+    grub_directory: str
+    """Where on the EFI system partition the signed GRUB looks for its configuration."""
+    initramfs_modules: tuple[str, ...]
+    """What the kernel, having it not built in, reads the root file system with."""
+    masked_units: tuple[str, ...] = ()
+    """Besides `MASKED_UNITS`."""
+
+
+DISTRIBUTIONS = {
+    "debian": Distribution(
+        kernel=("linux-image-cloud-amd64", "linux-base-cloud-amd64", "linux-modules-cloud-amd64"),
+        backported_kernel=True,
+        shim="usr/lib/shim/shimx64.efi.signed",
+        grub_directory="EFI/debian",
+        initramfs_modules=("virtio_blk",),
+    ),
+    "ubuntu": Distribution(
+        kernel=("linux-image-virtual",),
+        backported_kernel=False,
+        shim="usr/lib/shim/shimx64.efi.signed.latest",
+        grub_directory="EFI/ubuntu",
+        initramfs_modules=(),
+        # the first would ask a server of Ubuntu's for news; the second is of no use without logind
+        masked_units=("motd-news.timer", "systemd-logind-varlink.socket"),
+    ),
+}
 
 DISK_SIZE = 4 << 30
 ESP_SIZE = 32 << 20

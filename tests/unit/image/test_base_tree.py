@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from tdxstack.errors import MalformedError, UnavailableError
-from tdxstack.image import base_tree
+from tdxstack.image import base_tree, recipe
 from tdxstack.run import Argv, Completed, run
-from tdxstack.toolbox.apt import Deb
+from tdxstack.toolbox.apt import AptRoot, Deb
 
 
 def deb(directory: Path, name: str, head: bytes) -> Deb:
@@ -69,6 +71,25 @@ def test_what_is_missing_is_named(
     assert hint in caught.value.hint
     assert stderr.decode() in caught.value.message
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("distribution", "kernel"),
+    [("debian", "linux-image-cloud-amd64/new"), ("ubuntu", "linux-image-virtual")],
+)
+def test_where_the_kernel_comes_from(tmp_path: Path, distribution: str, kernel: str) -> None:
+    asked: list[Sequence[str]] = []
+
+    def fetch(packages: Sequence[str], **_: object) -> list[Deb]:
+        asked.append(packages)
+        names = [package.partition("/")[0] for package in packages]
+        return [Deb(name, "1", tmp_path / name, "00") for name in names]
+
+    archive = SimpleNamespace(distribution=distribution, backports=("new",))
+    essential, others = base_tree.fetch(cast(AptRoot, SimpleNamespace(archive=archive, fetch=fetch)))
+    assert kernel in asked[0]
+    assert [deb.name for deb in essential] == list(recipe.ESSENTIAL)
+    assert kernel.partition("/")[0] in [deb.name for deb in others]
 
 
 def test_build_time_is_the_newest_package(tmp_path: Path) -> None:

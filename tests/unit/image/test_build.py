@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -16,6 +17,7 @@ import pytest
 from tdxstack.errors import CommandError, MalformedError, UnavailableError
 from tdxstack.image import base_tree, build, disk, kernel, recipe
 from tdxstack.image.guest_side import GuestFile
+from tdxstack.image.initramfs import initramfs
 from tdxstack.run import Report, silent
 from tdxstack.toolbox.apt import AptRoot, Deb
 from tdxstack.toolbox.programs import Toolbox
@@ -83,7 +85,7 @@ class World:
         return work / "base.tar"
 
     def extract(self, _debs: Sequence[Deb], destination: Path) -> Path:
-        for name in (recipe.SHIM, recipe.GRUB):
+        for name in (recipe.DISTRIBUTIONS[self.distribution].shim, recipe.GRUB):
             path = destination / name
             path.parent.mkdir(parents=True)
             path.write_bytes(path.name.encode())
@@ -153,7 +155,7 @@ def test_refresh_finds_a_changed_package(world: World) -> None:
 def test_a_changed_guest_side_keeps_the_tree(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     first = world.build()
     monkeypatch.setattr(
-        build, "guest_files", lambda package: [GuestFile("usr/lib/tdxstack/tdx-guest.pyz", b"new")]
+        build, "guest_files", lambda *_: [GuestFile("usr/lib/tdxstack/tdx-guest.pyz", b"new")]
     )
     second = world.build()
     assert second.key != first.key
@@ -175,7 +177,6 @@ def test_a_changed_recipe_makes_another_tree(
     [
         ("KERNEL_OPTIONS", ("ro",)),
         ("DISK_SIZE", 1 << 30),
-        ("INITRAMFS_MODULES", ()),
         ("ESP_VOLUME_ID", "12345678"),
     ],
 )
@@ -184,6 +185,14 @@ def test_a_changed_image_recipe_keeps_the_tree(
 ) -> None:
     first = world.build()
     monkeypatch.setattr(recipe, name, value)
+    assert world.build().key != first.key
+    assert (world.installs, world.disks) == (1, 2)
+
+
+def test_changed_modules_keep_the_tree(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = world.build()
+    changed = dataclasses.replace(recipe.DISTRIBUTIONS["debian"], initramfs_modules=())
+    monkeypatch.setitem(recipe.DISTRIBUTIONS, "debian", changed)
     assert world.build().key != first.key
     assert (world.installs, world.disks) == (1, 2)
 
@@ -214,11 +223,26 @@ def test_an_unsuitable_kernel_makes_no_image(world: World) -> None:
     assert world.leftovers() == []
 
 
-def test_another_distribution_is_refused(world: World) -> None:
+def test_ubuntu_has_its_own_boot_files(world: World) -> None:
+    debian = world.build()
     world.distribution = "ubuntu"
-    with pytest.raises(UnavailableError, match="ubuntu"):
-        world.build()
-    assert world.updates == 0
+    ubuntu = world.build(refresh=True)
+    assert ubuntu.key != debian.key
+    assert (
+        ubuntu.boot_files["EFI/BOOT/BOOTX64.EFI"] == hashlib.sha256(b"shimx64.efi.signed.latest").hexdigest()
+    )
+    assert "EFI/ubuntu/grub.cfg" in ubuntu.boot_files
+    assert "EFI/debian/grub.cfg" not in ubuntu.boot_files
+    initrd = f"boot/initrd.img-{VERSION}"
+    assert ubuntu.boot_files[initrd] == hashlib.sha256(initramfs(b"init", [])).hexdigest()
+    assert ubuntu.boot_files[initrd] != debian.boot_files[initrd]
+
+
+def test_the_newest_tree_is_used_with_the_recipe_that_made_it(world: World) -> None:
+    world.distribution = "ubuntu"
+    ubuntu = world.build()
+    assert world.build() == ubuntu
+    assert (world.updates, world.installs, world.disks) == (1, 1, 1)
 
 
 def test_too_little_space_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

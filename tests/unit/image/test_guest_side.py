@@ -34,7 +34,7 @@ def copy(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, GuestFile]:
-    return {file.path: file for file in guest_files(PACKAGE)}
+    return {file.path: file for file in guest_files(PACKAGE, recipe.DISTRIBUTIONS["debian"])}
 
 
 def test_zipapp_is_the_same_from_a_copy_made_at_another_time(copy: Path) -> None:
@@ -70,8 +70,9 @@ def test_zipapp_members() -> None:
     assert not [name for name in names if "/image/" in name or "/cli/" in name]
 
 
-def test_guest_files_are_sorted_and_unique() -> None:
-    paths = [file.path for file in guest_files(PACKAGE)]
+@pytest.mark.parametrize("distribution", recipe.DISTRIBUTIONS.values(), ids=recipe.DISTRIBUTIONS)
+def test_guest_files_are_sorted_and_unique(distribution: recipe.Distribution) -> None:
+    paths = [file.path for file in guest_files(PACKAGE, distribution)]
     assert paths == sorted(set(paths))
     assert not [path for path in paths if path.startswith("/") or ".." in path]
 
@@ -89,6 +90,14 @@ def test_programs_are_executable(found: dict[str, GuestFile]) -> None:
     assert found["usr/bin/tdx-guest"].mode == 0o755
     assert ZIPAPP in found["usr/bin/tdx-guest"].data.decode()
     assert found["etc/hostname"].mode == 0o644
+
+
+def test_ubuntu_masks_more(found: dict[str, GuestFile]) -> None:
+    files = guest_files(PACKAGE, recipe.DISTRIBUTIONS["ubuntu"])
+    more = [file for file in files if file.path not in found]
+    assert [file for file in files if file.path in found] == list(found.values())
+    assert GuestFile("etc/systemd/system/motd-news.timer", link="/dev/null") in more
+    assert {file.link for file in more} == {"/dev/null"}
 
 
 def test_units(found: dict[str, GuestFile]) -> None:

@@ -20,8 +20,11 @@ def test_boot_is_shown() -> None:
 
 
 def test_lists_have_no_doubles() -> None:
-    packages = [*recipe.ESSENTIAL, *recipe.SYSTEM, *recipe.KERNEL, *recipe.BOOT_LOADERS]
-    for names in (packages, recipe.MASKED_UNITS, recipe.MASKED_GENERATORS):
+    packages = [
+        [*recipe.ESSENTIAL, *recipe.SYSTEM, *distribution.kernel, *recipe.BOOT_LOADERS]
+        for distribution in recipe.DISTRIBUTIONS.values()
+    ]
+    for names in (*packages, recipe.MASKED_UNITS, recipe.MASKED_GENERATORS):
         assert len(set(names)) == len(names)
 
 
