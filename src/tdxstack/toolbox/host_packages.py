@@ -19,6 +19,7 @@ PURPOSES: dict[str, tuple[str, ...]] = {
     "environment": ("python3-venv",),
     "emulator": (
         "bison",
+        "device-tree-compiler",
         "flex",
         "gcc",
         "libc6-dev",
