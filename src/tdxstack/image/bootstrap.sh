@@ -16,6 +16,8 @@ trap 'exit 143' TERM INT
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 HOME=/root TMPDIR=/tmp
 export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true
 export SOURCE_DATE_EPOCH="$epoch" PYTHONHASHSEED=0
+# What Python compiles on import has times in it, and would depend on the caller's environment.
+export PYTHONDONTWRITEBYTECODE=1
 umask 022
 
 mount --make-rprivate /
