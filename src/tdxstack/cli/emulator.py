@@ -35,7 +35,7 @@ def emulator() -> None:
     "--version",
     default="",
     metavar="X.Y.Z",
-    help=f"Build a pinned release: {', '.join(PINNED)}. [default: Debian's]",
+    help=f"Build a pinned release: {', '.join(PINNED)}. [default: the archive's]",
 )
 @click.option(
     "--source",
