@@ -60,7 +60,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="tdxstack.evidence", description="Evidence of the TD that this runs in.")
+    parser = _Parser(prog="tdx-guest", description="Evidence of the TD that this runs in.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     common = _Parser(add_help=False)

@@ -26,7 +26,7 @@ MAX_TEXT = 256
 MAX_REGISTERS = 32
 CCEL_TABLE_SIZE = 56
 
-HINT = "give the output of 'tdxstack.evidence collect', unchanged"
+HINT = "give the output of 'tdx-guest collect', unchanged"
 
 NAME = re.compile(r"[a-z0-9_:.-]{1,64}")
 ABSENT = ("ccel", "measurements")

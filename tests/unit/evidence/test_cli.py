@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import zipapp
@@ -172,7 +173,7 @@ def test_usage(argv: tuple[str, ...], message: str) -> None:
     assert (code, stdout) == (2, b"")
     assert stderr.startswith("error: ")
     assert message in stderr
-    assert "\nhint: see 'tdxstack.evidence" in stderr
+    assert "\nhint: see 'tdx-guest" in stderr
 
 
 def test_interrupt() -> None:
@@ -200,3 +201,12 @@ def test_runs_as_a_zipapp_of_the_named_packages_with_the_standard_library_alone(
     )
     assert run.returncode in (0, 1), run.stderr
     assert len(json.loads(run.stdout)["checks"]) == 4
+
+
+def test_reader_that_has_gone_is_no_error() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with open(write_end, "wb") as nobody:
+        argv = [sys.executable, "-m", "tdxstack.evidence", "check"]
+        done = subprocess.run(argv, stdout=nobody, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (1, b"")
