@@ -16,9 +16,7 @@ MR_NAMES = ("MRTD", "RTMR0", "RTMR1", "RTMR2", "RTMR3")
 """Names by the register index of a TDX log: 0 is MRTD, 1 to 4 are RTMR0 to RTMR3."""
 
 ALG_SHA1 = 0x0004
-ALG_SHA256 = 0x000B
 ALG_SHA384 = 0x000C
-ALG_SHA512 = 0x000D
 
 SHA1_SIZE = 20
 SHA384_SIZE = 48

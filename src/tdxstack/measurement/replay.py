@@ -1,4 +1,4 @@
-"""The RTMRs, replayed from an event log, and their comparison with measured values.
+"""The RTMRs, replayed from an event log.
 
 Source: Intel TDX module ABI specification, TDG.MR.RTMR.EXTEND.
 """
@@ -6,8 +6,7 @@ Source: Intel TDX module ABI specification, TDG.MR.RTMR.EXTEND.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from tdxstack.abi.event_log import ALG_SHA384, SHA384_SIZE, Event
 from tdxstack.errors import MalformedError
@@ -47,30 +46,3 @@ def replay(events: Iterable[Event]) -> Rtmrs:
             )
         registers[event.mr_index - 1] = extend(registers[event.mr_index - 1], digest)
     return (registers[0], registers[1], registers[2], registers[3])
-
-
-@dataclass(frozen=True, slots=True)
-class RegisterComparison:
-    """One register: what it should hold and what was measured, 48 bytes each."""
-
-    name: str
-    expected: bytes
-    measured: bytes
-
-    @property
-    def match(self) -> bool:
-        """Whether the two are equal."""
-        return self.expected == self.measured
-
-
-def compare(expected: Mapping[str, bytes], measured: Mapping[str, bytes]) -> tuple[RegisterComparison, ...]:
-    """Compare the registers that `expected` names (of `REGISTER_NAMES`), in their own order.
-
-    A register that `measured` lacks raises `KeyError`: that is a mistake of the caller. Leave out
-    of `expected` what cannot be known, such as RTMR3 of a TD whose software extends it.
-    """
-    return tuple(
-        RegisterComparison(name, expected[name], measured[name])
-        for name in REGISTER_NAMES
-        if name in expected
-    )
