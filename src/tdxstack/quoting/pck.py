@@ -10,7 +10,7 @@ from typing import Final
 
 from cryptography import x509
 
-from tdxstack.quoting.platform import Platform
+from tdxstack.quoting.platform import EmulatedPlatform
 
 SGX_EXTENSION_OID: Final = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
 
@@ -25,7 +25,9 @@ _PCESVN, _CPUSVN = 17, 18
 _DYNAMIC_PLATFORM, _CACHED_KEYS, _SMT_ENABLED = 1, 2, 3
 
 
-def sgx_extension(platform: Platform, ppid: bytes, platform_instance_id: bytes) -> x509.UnrecognizedExtension:
+def sgx_extension(
+    platform: EmulatedPlatform, ppid: bytes, platform_instance_id: bytes
+) -> x509.UnrecognizedExtension:
     """The extension that tells a verifier the platform's PPID, TCB and type.
 
     `ppid` and `platform_instance_id` are 16 bytes each. Dynamic platform, cached keys and SMT are all false:

@@ -29,7 +29,7 @@ from tdxstack.files import lock, make_private, write_atomically
 from tdxstack.quoting import authority, tcb
 from tdxstack.quoting.authority import Key
 from tdxstack.quoting.pck import sgx_extension
-from tdxstack.quoting.platform import Platform
+from tdxstack.quoting.platform import EmulatedPlatform
 from tdxstack.verification.certificates import is_marked_emulated
 
 VALIDITY: Final = timedelta(days=30)
@@ -74,7 +74,7 @@ class Pki:
     """The emulated platform: its identity, its certificates and the keys that its quoting enclave uses."""
 
     directory: Path
-    platform: Platform
+    platform: EmulatedPlatform
     root: x509.Certificate
     platform_ca: x509.Certificate
     pck: x509.Certificate
@@ -146,14 +146,14 @@ def _create(directory: Path, now: datetime) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(mode=0o700)
     try:
-        _write_authorities(unfinished, Platform())
-        _sign(unfinished, Platform(), now)
+        _write_authorities(unfinished, EmulatedPlatform())
+        _sign(unfinished, EmulatedPlatform(), now)
         unfinished.rename(directory)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _write_authorities(directory: Path, platform: Platform) -> None:
+def _write_authorities(directory: Path, platform: EmulatedPlatform) -> None:
     keys = {name: authority.new_key() for name in (_ROOT, _PLATFORM_CA, _PCK, _TCB_SIGNING)}
     root = authority.root_certificate(keys[_ROOT])
     platform_ca = authority.platform_ca_certificate(keys[_PLATFORM_CA], root, keys[_ROOT])
@@ -173,7 +173,7 @@ def _write_authorities(directory: Path, platform: Platform) -> None:
     write_atomically(directory / _PLATFORM, platform.to_json())
 
 
-def _sign(directory: Path, platform: Platform, now: datetime) -> None:
+def _sign(directory: Path, platform: EmulatedPlatform, now: datetime) -> None:
     """Write fresh CRLs, TCB info and QE identity. Each file is valid by itself, whatever the others are."""
     issued = now - _CLOCK_SLACK
     root, platform_ca = _certificate(directory, _ROOT), _certificate(directory, _PLATFORM_CA)
@@ -214,7 +214,7 @@ def _load(directory: Path) -> Pki:
     mac_key = _read(directory / _REPORT_MAC_KEY)
     if len(mac_key) != REPORT_MAC_KEY_SIZE:
         raise _damaged(directory / _REPORT_MAC_KEY, f"has {len(mac_key)} bytes, not {REPORT_MAC_KEY_SIZE}")
-    platform = _parsed(directory / _PLATFORM, Platform.from_json)
+    platform = _parsed(directory / _PLATFORM, EmulatedPlatform.from_json)
     return Pki(
         directory=directory,
         platform=platform,

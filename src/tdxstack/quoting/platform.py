@@ -25,7 +25,7 @@ _HINT = "restore the file from a copy, or move its directory away to have a new 
 
 
 @dataclass(frozen=True, slots=True)
-class Platform:
+class EmulatedPlatform:
     """The identity of one emulated platform: security versions and measurements, in wire byte order.
 
     It is written down when the platform's PKI is made, so that a later tdxstack with other defaults still
@@ -66,7 +66,7 @@ class Platform:
         return json.dumps(document, indent=2).encode() + b"\n"
 
     @classmethod
-    def from_json(cls, text: bytes) -> Platform:
+    def from_json(cls, text: bytes) -> EmulatedPlatform:
         """Read what `to_json` wrote. Raises `MalformedError`."""
         try:
             document = json.loads(text)

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from tdxstack.collateral.signed_json import SignedJson
 from tdxstack.errors import MalformedError
 from tdxstack.quoting.authority import Key, raw_signature
-from tdxstack.quoting.platform import Platform
+from tdxstack.quoting.platform import EmulatedPlatform
 
 TCB_EVALUATION_DATA_NUMBER: Final = 20
 """Of the TCB recovery that was Intel's standard one when the emulated platform's levels were written."""
@@ -31,7 +31,7 @@ _ALL_BITS_8: Final = "FF" * 8
 _HINT = "restore the file from a copy"
 
 
-def tcb_info(platform: Platform, issued: datetime, valid_for: timedelta) -> bytes:
+def tcb_info(platform: EmulatedPlatform, issued: datetime, valid_for: timedelta) -> bytes:
     """The inner TCB info object, compact. The platform as it is counts as UpToDate, an older as OutOfDate."""
     module = {"mrsigner": _NO_MASK_48, "attributes": "00" * 8, "attributesMask": _ALL_BITS_8}
     isv_svn = platform.tee_tcb_svn[0]
@@ -54,7 +54,7 @@ def tcb_info(platform: Platform, issued: datetime, valid_for: timedelta) -> byte
     )
 
 
-def qe_identity(platform: Platform, issued: datetime, valid_for: timedelta) -> bytes:
+def qe_identity(platform: EmulatedPlatform, issued: datetime, valid_for: timedelta) -> bytes:
     """The inner TD QE identity object, compact. It fits the report of the emulated quoting enclave."""
     attributes = platform.qe_flags.to_bytes(8, "little") + bytes(8)
     return _compact(
@@ -94,7 +94,7 @@ def open_document(name: str, document: bytes, key: ec.EllipticCurvePublicKey) ->
     return signed.value
 
 
-def _tcb_levels(platform: Platform) -> list[dict[str, Any]]:
+def _tcb_levels(platform: EmulatedPlatform) -> list[dict[str, Any]]:
     older = bytes(max(0, svn - 1) for svn in platform.cpusvn)
     older_tdx = bytes(max(0, svn - 1) for svn in platform.tee_tcb_svn)
     return [

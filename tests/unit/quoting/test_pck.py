@@ -11,7 +11,7 @@ from cryptography import x509
 from tdxstack.abi.quote import Quote
 from tdxstack.quoting.pck import SGX_EXTENSION_OID, sgx_extension
 from tdxstack.quoting.pki import Pki
-from tdxstack.quoting.platform import Platform
+from tdxstack.quoting.platform import EmulatedPlatform
 from tdxstack.verification.sgx_extension import SgxExtension
 
 dcap_qvl = pytest.importorskip("dcap_qvl")
@@ -33,7 +33,11 @@ def test_it_is_what_intel_writes_for_the_same_values() -> None:
     theirs = SgxExtension.parse(issued)
     assert theirs.platform_instance_id is not None
     platform = replace(
-        Platform(), fmspc=theirs.fmspc, pce_id=theirs.pce_id, pcesvn=theirs.pcesvn, cpusvn=theirs.cpusvn
+        EmulatedPlatform(),
+        fmspc=theirs.fmspc,
+        pce_id=theirs.pce_id,
+        pcesvn=theirs.pcesvn,
+        cpusvn=theirs.cpusvn,
     )
     # The components of that certificate are not its CPUSVN, and its three configuration flags are set.
     ours = sgx_extension(platform, theirs.ppid, theirs.platform_instance_id).value
@@ -74,7 +78,7 @@ def test_a_peer_reads_what_was_written(pki: Pki) -> None:
 
 @pytest.mark.parametrize("svn", [0, 1, 127, 128, 255])
 def test_security_versions_of_every_size_are_der_integers(svn: int) -> None:
-    platform = replace(Platform(), cpusvn=bytes((svn,)) * 16, pcesvn=svn * 257)
+    platform = replace(EmulatedPlatform(), cpusvn=bytes((svn,)) * 16, pcesvn=svn * 257)
     extension = SgxExtension.parse(sgx_extension(platform, bytes(16), bytes(16)).value)
     assert bytes(extension.components) == platform.cpusvn
     assert extension.pcesvn == svn * 257

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tdxstack.errors import MalformedError
 from tdxstack.quoting import tcb
 from tdxstack.quoting.authority import new_key
-from tdxstack.quoting.platform import Platform
+from tdxstack.quoting.platform import EmulatedPlatform
 
 from .conftest import NOW
 
@@ -16,7 +16,7 @@ KEY = new_key()
 
 
 def document() -> bytes:
-    return tcb.signed_document("tcbInfo", tcb.tcb_info(Platform(), NOW, timedelta(days=30)), KEY)
+    return tcb.signed_document("tcbInfo", tcb.tcb_info(EmulatedPlatform(), NOW, timedelta(days=30)), KEY)
 
 
 def test_a_signed_document_opens_with_its_key() -> None:
@@ -41,5 +41,5 @@ def test_another_key_or_name_does_not_open_it() -> None:
 
 
 def test_an_older_platform_finds_a_level_that_is_out_of_date() -> None:
-    levels = tcb.tcb_info(Platform(), NOW, timedelta(days=30))
+    levels = tcb.tcb_info(EmulatedPlatform(), NOW, timedelta(days=30))
     assert b'"tcbStatus":"OutOfDate","advisoryIDs":["TDXSTACK-EMULATED-0001"]' in levels

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tdxstack.abi.quote import Quote
 from tdxstack.quoting.enclave import QuotingEnclave
 from tdxstack.quoting.pki import Pki, open_pki
-from tdxstack.quoting.platform import Platform
+from tdxstack.quoting.platform import EmulatedPlatform
 from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, TrustAnchor
 from tdxstack.verification.inputs import ParsedCollateral
 from tdxstack.verification.policy import Policy
@@ -95,23 +95,23 @@ def test_collateral_past_its_date_is_rejected_and_renewed_collateral_accepted(
     assert verify(renewed, quote, days=31).accepted
 
 
-def older_module(platform: Platform) -> Platform:
+def older_module(platform: EmulatedPlatform) -> EmulatedPlatform:
     svn = platform.tee_tcb_svn
     return replace(platform, tee_tcb_svn=bytes((svn[0] - 1,)) + svn[1:])
 
 
-def older_microcode(platform: Platform) -> Platform:
+def older_microcode(platform: EmulatedPlatform) -> EmulatedPlatform:
     svn = platform.tee_tcb_svn
     return replace(platform, tee_tcb_svn=svn[:2] + bytes((svn[2] - 1,)) + svn[3:])
 
 
-def older_enclave(platform: Platform) -> Platform:
+def older_enclave(platform: EmulatedPlatform) -> EmulatedPlatform:
     return replace(platform, qe_isv_svn=platform.qe_isv_svn - 1)
 
 
 @pytest.mark.parametrize("older", [older_module, older_microcode, older_enclave])
 def test_what_is_older_than_the_tcb_info_says_is_out_of_date(
-    pki: Pki, older: Callable[[Platform], Platform]
+    pki: Pki, older: Callable[[EmulatedPlatform], EmulatedPlatform]
 ) -> None:
     behind = replace(pki, platform=older(pki.platform))
     quote = QuotingEnclave(behind).quote(make_report(behind).to_bytes())

@@ -6,15 +6,15 @@ from hypothesis import strategies as st
 
 from tdxstack.errors import MalformedError
 from tdxstack.quoting.pck import sgx_extension
-from tdxstack.quoting.platform import Platform
+from tdxstack.quoting.platform import EmulatedPlatform
 from tdxstack.verification.sgx_extension import SgxExtension
 
 PPID, INSTANCE = bytes(range(16)), bytes(range(16, 32))
-DER = sgx_extension(Platform(), PPID, INSTANCE).value
+DER = sgx_extension(EmulatedPlatform(), PPID, INSTANCE).value
 
 
 def test_every_field_is_read() -> None:
-    platform = Platform()
+    platform = EmulatedPlatform()
     extension = SgxExtension.parse(DER)
     assert extension == SgxExtension(
         ppid=PPID,

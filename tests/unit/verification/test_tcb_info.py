@@ -12,7 +12,7 @@ from tdxstack.collateral.signed_json import SignedJson
 from tdxstack.errors import MalformedError
 from tdxstack.quoting import tcb
 from tdxstack.quoting.authority import new_key
-from tdxstack.quoting.platform import Platform
+from tdxstack.quoting.platform import EmulatedPlatform
 from tdxstack.verification.qe_identity import QeIdentity
 from tdxstack.verification.tcb_info import TcbInfo, TcbStatus
 
@@ -21,7 +21,7 @@ NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
 def value(name: str) -> dict[str, Any]:
     make = tcb.tcb_info if name == "tcbInfo" else tcb.qe_identity
-    inner = make(Platform(), NOW, timedelta(days=30))
+    inner = make(EmulatedPlatform(), NOW, timedelta(days=30))
     return SignedJson.parse(tcb.signed_document(name, inner, new_key()), name).value
 
 
@@ -30,7 +30,7 @@ TCB_INFO, QE_IDENTITY = value("tcbInfo"), value("enclaveIdentity")
 
 def test_tcb_info_is_read_whole() -> None:
     info = TcbInfo.parse(TCB_INFO)
-    platform = Platform()
+    platform = EmulatedPlatform()
     assert (info.id, info.fmspc, info.pce_id) == ("TDX", platform.fmspc, platform.pce_id)
     assert (info.issue_date, info.next_update) == (NOW, NOW + timedelta(days=30))
     assert info.levels[0].sgx_svns == platform.cpusvn
@@ -41,7 +41,7 @@ def test_tcb_info_is_read_whole() -> None:
 
 def test_qe_identity_is_read_whole() -> None:
     identity = QeIdentity.parse(QE_IDENTITY)
-    platform = Platform()
+    platform = EmulatedPlatform()
     assert (identity.id, identity.mrsigner) == ("TD_QE", platform.qe_mrsigner)
     assert identity.miscselect_mask == 0xFFFFFFFF
     assert [identity.level(svn) for svn in (7, 8)] == [identity.levels[0]] * 2
