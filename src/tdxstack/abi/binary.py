@@ -24,6 +24,10 @@ class Reader:
 
     def take(self, size: int, field: str) -> bytes:
         """The next `size` bytes, copied."""
+        return bytes(self.view(size, field))
+
+    def view(self, size: int, field: str) -> memoryview:
+        """The next `size` bytes, not copied: for parts that are read further."""
         if not 0 <= size <= self.remaining:
             raise MalformedError(
                 f"{self.what}: {field} needs {size} bytes at offset {self.offset}, {self.remaining} are left",
@@ -31,7 +35,7 @@ class Reader:
             )
         start = self.offset
         self.offset += size
-        return bytes(self._data[start : self.offset])
+        return self._data[start : self.offset]
 
     def peek(self, size: int) -> bytes:
         """Up to `size` bytes from here, copied, without reading them."""

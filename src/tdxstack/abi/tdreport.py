@@ -43,6 +43,30 @@ TD_ATTRIBUTE_NAMES: Final[dict[int, str]] = {
 }
 """Bit number of TD ATTRIBUTES to its name."""
 
+XFAM_NAMES: Final[dict[int, str]] = {
+    0: "X87",
+    1: "SSE",
+    2: "AVX",
+    3: "MPX_BNDREGS",
+    4: "MPX_BNDCSR",
+    5: "AVX512_OPMASK",
+    6: "AVX512_ZMM_HI256",
+    7: "AVX512_HI16_ZMM",
+    8: "PT",
+    9: "PKRU",
+    10: "PASID",
+    11: "CET_U",
+    12: "CET_S",
+    13: "HDC",
+    14: "UINTR",
+    15: "LBR",
+    16: "HWP",
+    17: "AMX_TILECFG",
+    18: "AMX_TILEDATA",
+    19: "APX",
+}
+"""Bit number of XFAM to the name of the state component (Intel SDM volume 1, section 13.1)."""
+
 _MAC_LAYOUT = struct.Struct("<BBBB12s16s48s48s64s32s32s")
 _TCB_LAYOUT = struct.Struct("<8s16s48s48sQ16s95s")
 _TD_LAYOUT = struct.Struct("<QQ48s48s48s48s48s48s48s48s48s64s")
@@ -50,7 +74,16 @@ _TD_LAYOUT = struct.Struct("<QQ48s48s48s48s48s48s48s48s48s64s")
 
 def td_attribute_names(attributes: int) -> list[str]:
     """The names of the bits set in a 64-bit TD ATTRIBUTES, lowest first; "BIT_n" where a bit has no name."""
-    return [TD_ATTRIBUTE_NAMES.get(bit, f"BIT_{bit}") for bit in range(64) if attributes >> bit & 1]
+    return _bit_names(attributes, TD_ATTRIBUTE_NAMES)
+
+
+def xfam_names(xfam: int) -> list[str]:
+    """The names of the bits set in a 64-bit XFAM, lowest first; "BIT_n" where a bit has no name."""
+    return _bit_names(xfam, XFAM_NAMES)
+
+
+def _bit_names(value: int, names: dict[int, str]) -> list[str]:
+    return [names.get(bit, f"BIT_{bit}") for bit in range(64) if value >> bit & 1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -197,7 +198,7 @@ def test_names_what_is_wrong(kind: str, offset: int, value: bytes, said: str) ->
         Quote.parse(changed(KINDS[kind].to_bytes(), offset, value))
 
 
-@pytest.mark.parametrize("opening", [b"\x84", b"\xd2\x84", b"\xd8\x3d\xd2\x84"])
+@pytest.mark.parametrize("opening", [b"\x84", b"\xa3", b"\xd2\x84", b"\xd8\x3d\xd2\x84", b"\xd9\x01\x03"])
 def test_dice_quotes_are_recognised(opening: bytes) -> None:
     with pytest.raises(MalformedError, match="DICE"):
         Quote.parse(opening + bytes(9000))
@@ -217,6 +218,20 @@ def test_bytes_after_the_certification_data_are_malformed(version: int) -> None:
     section = SIGNATURE.to_bytes(version)
     with pytest.raises(MalformedError, match="follow the end"):
         QuoteSignature.parse(section + b"x", version)
+
+
+def test_memory_stays_in_proportion_to_the_input() -> None:
+    """A quote of 4 MiB, nearly all of it certification data in certification data, is copied once."""
+    size = 4 << 20
+    signature = dataclasses.replace(SIGNATURE, certification=CertificationData(5, bytes(size)))
+    data = dataclasses.replace(KINDS["v5-td15"], signature=signature).to_bytes()
+    tracemalloc.start()
+    try:
+        Quote.parse(data)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * size
 
 
 @settings(deadline=None)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tdxstack.abi.tdreport import ReportMac, TdInfo, TdReport, TeeTcbInfo, td_attribute_names
+from tdxstack.abi.tdreport import ReportMac, TdInfo, TdReport, TeeTcbInfo, td_attribute_names, xfam_names
 from tdxstack.errors import MalformedError
 
 
@@ -116,3 +116,9 @@ def test_attribute_names() -> None:
     assert td_attribute_names(0) == []
     assert td_attribute_names(1 << 28 | 1) == ["DEBUG", "SEPT_VE_DISABLE"]
     assert td_attribute_names(1 << 63 | 1 << 1) == ["BIT_1", "PERFMON"]
+
+
+def test_names_of_the_extended_features() -> None:
+    assert xfam_names(0x7) == ["X87", "SSE", "AVX"]
+    assert xfam_names(1 << 17 | 1 << 18 | 1 << 63) == ["AMX_TILECFG", "AMX_TILEDATA", "BIT_63"]
+    assert xfam_names(0) == []
