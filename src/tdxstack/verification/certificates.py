@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from cryptography import x509
@@ -15,6 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from tdxstack.errors import MalformedError
 from tdxstack.verification.emulated import EMULATED_MARKER_OID
+from tdxstack.verification.memo import Memo
 from tdxstack.verification.sgx_extension import SGX_EXTENSION_OID, SgxExtension
 from tdxstack.verification.signatures import PublicKey
 
@@ -139,11 +141,13 @@ INTEL_SGX_ROOT_CA: Final = TrustAnchor(
 a0af031289f5d5d4132f9186068a7fc13628633ba235777472e29b6b6c67a49e."""
 
 
-def read_chain(data: bytes) -> Chain:
+def read_chain(data: bytes, known: Memo[bytes, Certificate] | None = None) -> Chain:
     """The certificates in PEM text, ordered from leaf to root by their names. Raises `MalformedError`.
 
     Text around the certificates and NUL bytes after them are ignored, as quoting libraries leave both.
+    `known` remembers certificates by their PEM text.
     """
+    known = known or Memo(MAX_CHAIN)
     certificates: list[Certificate] = []
     rest = data
     while _PEM_END in rest:
@@ -152,18 +156,23 @@ def read_chain(data: bytes) -> Chain:
             raise MalformedError(
                 f"certificate chain: more than {MAX_CHAIN} certificates", hint="give one chain, leaf to root"
             )
-        try:
-            loaded = x509.load_pem_x509_certificate(head[head.rfind(b"-----BEGIN") :] + _PEM_END)
-        except UNREADABLE as error:
-            raise MalformedError(
-                f"certificate chain: certificate {len(certificates)}: {error}", hint="the PEM text is damaged"
-            ) from error
-        certificates.append(Certificate.of(loaded))
+        pem = head[head.rfind(b"-----BEGIN") :] + _PEM_END
+        certificates.append(known.get(pem, partial(_read_certificate, pem, len(certificates))))
     if not certificates:
         raise MalformedError(
             f"certificate chain: no PEM certificate in {len(data)} bytes", hint="give the chain in PEM"
         )
     return _ordered(certificates)
+
+
+def _read_certificate(pem: bytes, number: int) -> Certificate:
+    try:
+        loaded = x509.load_pem_x509_certificate(pem)
+    except UNREADABLE as error:
+        raise MalformedError(
+            f"certificate chain: certificate {number}: {error}", hint="the PEM text is damaged"
+        ) from error
+    return Certificate.of(loaded)
 
 
 def is_marked_emulated(certificate: x509.Certificate) -> bool:

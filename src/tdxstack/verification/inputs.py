@@ -10,8 +10,9 @@ from typing import Generic, TypeVar
 from tdxstack.collateral.bundle import QE_IDENTITY, TCB_INFO, Collateral
 from tdxstack.collateral.signed_json import SignedJson
 from tdxstack.errors import MalformedError
-from tdxstack.verification.certificates import Chain, TrustAnchor, read_chain
+from tdxstack.verification.certificates import Certificate, Chain, TrustAnchor, read_chain
 from tdxstack.verification.chains import RevocationList
+from tdxstack.verification.memo import Memo
 from tdxstack.verification.policy import Policy
 from tdxstack.verification.qe_identity import QeIdentity
 from tdxstack.verification.signatures import SignatureMemory
@@ -52,7 +53,7 @@ class Terms:
     memory: SignatureMemory
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ParsedCollateral:
     """Collateral, parsed but not verified. It can serve any number of verifications."""
 
@@ -69,11 +70,11 @@ class ParsedCollateral:
     qe_identity: Loaded[QeIdentity]
 
     @classmethod
-    def parse(cls, collateral: Collateral) -> ParsedCollateral:
+    def parse(cls, collateral: Collateral, known: Memo[bytes, Certificate] | None = None) -> ParsedCollateral:
         """Read every item; what cannot be read is told by the checks that need it."""
         tcb_info = load(lambda: SignedJson.parse(collateral.tcb_info, TCB_INFO))
         qe_identity = load(lambda: SignedJson.parse(collateral.qe_identity, QE_IDENTITY))
-        tcb_info_chain = load(lambda: read_chain(collateral.tcb_info_issuer_chain))
+        tcb_info_chain = load(lambda: read_chain(collateral.tcb_info_issuer_chain, known))
         one_signer = collateral.qe_identity_issuer_chain == collateral.tcb_info_issuer_chain
         return cls(
             pck_crl_issuer_chain=collateral.pck_crl_issuer_chain,
@@ -84,7 +85,7 @@ class ParsedCollateral:
             tcb_info=tcb_info.then(lambda document: TcbInfo.parse(document.value)),
             qe_identity_chain=tcb_info_chain
             if one_signer
-            else load(lambda: read_chain(collateral.qe_identity_issuer_chain)),
+            else load(lambda: read_chain(collateral.qe_identity_issuer_chain, known)),
             qe_identity_document=qe_identity,
             qe_identity=qe_identity.then(lambda document: QeIdentity.parse(document.value)),
         )

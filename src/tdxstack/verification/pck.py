@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tdxstack.abi.quote import (
@@ -12,9 +13,10 @@ from tdxstack.abi.quote import (
     CertificationData,
 )
 from tdxstack.errors import MalformedError
-from tdxstack.verification.certificates import Chain, TrustAnchor, read_chain
+from tdxstack.verification.certificates import Certificate, Chain, TrustAnchor, read_chain
 from tdxstack.verification.chains import RevocationList, chain_problems, stamp, validity_problems
 from tdxstack.verification.inputs import Loaded, ParsedCollateral, Terms, load
+from tdxstack.verification.memo import Memo
 from tdxstack.verification.result import Check, fail, judged, ok, unknown
 from tdxstack.verification.sgx_extension import SgxExtension
 from tdxstack.verification.signatures import PublicKey
@@ -23,7 +25,7 @@ _NAMES = ("SGX PCK Certificate", "CA", "SGX Root CA")
 """What the common names must contain, leaf to root, as in Intel's library."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pck:
     """The PCK chain of a quote, as far as it could be read, and the anchor that its root is."""
 
@@ -36,14 +38,15 @@ class Pck:
         cls,
         certification: CertificationData,
         collateral: ParsedCollateral,
-        terms: Terms,
+        anchors: Sequence[TrustAnchor],
         pck_chain: bytes | None,
+        known: Memo[bytes, Certificate] | None = None,
     ) -> Pck:
         """Find the chain: as the caller gives it, in the quote, or with its issuers in the collateral."""
-        chain = load(lambda: _find(certification, collateral, pck_chain))
+        chain = load(lambda: _find(certification, collateral, pck_chain, known))
         extension = chain.then(lambda found: found[0].sgx_extension())
         key = chain.value[-1].key.der if chain.value else b""
-        anchor = next((anchor for anchor in terms.anchors if anchor.public_key_der == key), None)
+        anchor = next((anchor for anchor in anchors if anchor.public_key_der == key), None)
         return cls(chain, extension, anchor)
 
     @property
@@ -127,13 +130,19 @@ def check_revocation(pck: Pck, collateral: ParsedCollateral) -> Check:
     return ok("pck.revocation", "no revoked certificate", "none is revoked")
 
 
-def _find(certification: CertificationData, collateral: ParsedCollateral, pck_chain: bytes | None) -> Chain:
+def _find(
+    certification: CertificationData,
+    collateral: ParsedCollateral,
+    pck_chain: bytes | None,
+    known: Memo[bytes, Certificate] | None,
+) -> Chain:
     if pck_chain is not None:
-        return read_chain(pck_chain)
+        return read_chain(pck_chain, known)
     if certification.type == CERTIFICATION_PCK_CHAIN:
-        return read_chain(certification.data)
+        return read_chain(certification.data, known)
     if certification.type == CERTIFICATION_PCK_LEAF:
-        return (*read_chain(certification.data)[:1], *read_chain(collateral.pck_crl_issuer_chain))
+        leaf = read_chain(certification.data, known)[:1]
+        return (*leaf, *read_chain(collateral.pck_crl_issuer_chain, known))
     name = CERTIFICATION_NAMES.get(certification.type, "unknown")
     raise MalformedError(
         f"the quote has certification data of type {certification.type} ({name}) and no PCK certificate",

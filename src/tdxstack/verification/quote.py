@@ -1,32 +1,33 @@
-"""Verification of one quote: every check, what the platform is, and the verdict."""
+"""Verification of quotes: every check, what the platform is, and the verdict."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
-from tdxstack.abi.quote import (
-    CERTIFICATION_NAMES,
-    CERTIFICATION_PCK_CHAIN,
-    CERTIFICATION_PPID_PLAIN,
-    INTEL_QE_VENDOR_ID,
-    Quote,
-)
-from tdxstack.errors import MalformedError, UsageError
+from tdxstack.abi.quote import CertificationData, Quote
+from tdxstack.collateral.bundle import Collateral
+from tdxstack.errors import UsageError
 from tdxstack.verification import pck, result, signed_documents, tcb, td
-from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, TrustAnchor
+from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, Certificate, TrustAnchor
 from tdxstack.verification.chains import stamp
-from tdxstack.verification.emulated import is_emulated_fmspc
 from tdxstack.verification.evaluation import Shortfall
 from tdxstack.verification.inputs import ParsedCollateral, Terms
+from tdxstack.verification.memo import Memo
 from tdxstack.verification.pck import Pck
 from tdxstack.verification.policy import Policy
-from tdxstack.verification.result import Check, Status, fail, judged, not_applicable, ok, unknown
+from tdxstack.verification.quote_checks import (
+    check_emulated,
+    check_format,
+    check_qe_report_binding,
+    check_qe_report_signature,
+    check_signature,
+)
+from tdxstack.verification.result import Check, Status
 from tdxstack.verification.sgx_extension import SgxExtension
-from tdxstack.verification.signatures import PublicKey, SignatureMemory, der_signature
+from tdxstack.verification.signatures import SignatureMemory
 from tdxstack.verification.tcb import Tcb
 from tdxstack.verification.tcb_info import TcbStatus
 
@@ -54,7 +55,13 @@ QUOTE_CHECKS: Final = (
     "td.attributes",
     "emulated.allowed",
 )
-"""The ids of the checks in every result of `verify_quote`, in this order; `td.expected.*` may follow."""
+"""The ids of the checks in every result of `Verifier.verify`, in this order; `td.expected.*` may follow."""
+
+_MAX_CERTIFICATES: Final = 1024
+_MAX_PCKS: Final = 256
+_MAX_COLLATERAL: Final = 16
+_MAX_REMEMBERED_DATA: Final = 16384
+"""Bytes of certification data; a PCK chain has about 4,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,7 @@ class TcbOutcome:
 
 @dataclass(frozen=True, slots=True)
 class QuoteResult:
-    """The outcome of `verify_quote`: every check, and what could be learnt of TCB and PCK certificate."""
+    """The outcome of `Verifier.verify`: every check, and what could be learnt of TCB and PCK certificate."""
 
     quote: Quote
     checks: tuple[Check, ...]
@@ -121,67 +128,130 @@ class QuoteResult:
         }
 
 
+class Verifier:
+    """Verifies quotes under one policy, trusting `anchors`, and remembers what quotes have in common.
+
+    Remembered are, by their bytes: collateral and certificates as read, signatures that were found good, and
+    what a PCK chain and collateral are worth at one time; another time is judged anew. Memory is bounded, and
+    threads may share a verifier.
+    """
+
+    __slots__ = ("_anchors", "_certificates", "_collateral", "_common", "_pcks", "_policy", "_signatures")
+
+    def __init__(
+        self, *, anchors: Sequence[TrustAnchor] = (INTEL_SGX_ROOT_CA,), policy: Policy | None = None
+    ) -> None:
+        """The default policy is the strict one. Raises `UsageError` if there is no anchor."""
+        if not anchors:
+            raise UsageError("there is no trust anchor", hint="give at least one root to trust")
+        self._anchors = tuple(anchors)
+        self._policy = policy or Policy()
+        self._signatures = SignatureMemory()
+        self._certificates: Memo[bytes, Certificate] = Memo(_MAX_CERTIFICATES)
+        self._collateral: Memo[Collateral, ParsedCollateral] = Memo(_MAX_COLLATERAL)
+        self._pcks: Memo[tuple[CertificationData, bytes | None, bytes], Pck] = Memo(_MAX_PCKS)
+        self._common: Memo[tuple[Pck, ParsedCollateral, datetime], Mapping[str, Check]] = Memo(_MAX_PCKS)
+
+    def verify(
+        self,
+        quote: Quote,
+        collateral: Collateral | ParsedCollateral,
+        *,
+        time: datetime,
+        pck_chain: bytes | None = None,
+    ) -> QuoteResult:
+        """Verify `quote` as of `time`.
+
+        `pck_chain` (PEM) replaces the PCK chain of the quote; quotes with certification data 1, 2, 3 have
+        none. Bad evidence gives failed checks, never an exception. Raises `UsageError` for a time without a
+        time zone.
+        """
+        terms = Terms(in_utc(time), self._anchors, self._policy, self._signatures)
+        parsed = self._parsed(collateral)
+        found = self._pck(quote.signature.certification, parsed, pck_chain)
+        common = self._common.get((found, parsed, terms.time), lambda: _common_checks(found, parsed, terms))
+        platform = Tcb.of(
+            parsed.tcb_info, parsed.qe_identity, found.extension, quote.body, quote.signature.qe_report
+        )
+        emulated, emulated_check = check_emulated(found, terms)
+        own = (
+            check_format(quote),
+            check_signature(quote),
+            check_qe_report_signature(quote, found, terms),
+            check_qe_report_binding(quote),
+            tcb.check_platform(parsed.tcb_info, found.extension, quote.body),
+            tcb.check_module(parsed.tcb_info, quote.body),
+            tcb.check_status(platform, terms),
+            tcb.check_qe_identity(parsed.qe_identity, quote.signature.qe_report, quote.body),
+            tcb.check_qe_status(platform, terms),
+            td.check_debug(quote.body, terms.policy),
+            td.check_attributes(quote.body, terms.policy),
+            emulated_check,
+        )
+        checks = {**common, **{check.id: check for check in own}}
+        return QuoteResult(
+            quote,
+            (*(checks[check_id] for check_id in QUOTE_CHECKS), *td.check_expected(quote.body, terms.policy)),
+            _outcome(platform, parsed),
+            found.extension.value,
+            found.ca,
+            emulated,
+        )
+
+    def _parsed(self, collateral: Collateral | ParsedCollateral) -> ParsedCollateral:
+        if isinstance(collateral, ParsedCollateral):
+            return collateral
+        return self._collateral.get(
+            collateral, lambda: ParsedCollateral.parse(collateral, self._certificates)
+        )
+
+    def _pck(
+        self, certification: CertificationData, collateral: ParsedCollateral, pck_chain: bytes | None
+    ) -> Pck:
+        anchors, known = self._anchors, self._certificates
+        if len(certification.data) > _MAX_REMEMBERED_DATA:
+            return Pck.of(certification, collateral, anchors, pck_chain)
+        return self._pcks.get(
+            (certification, pck_chain, collateral.pck_crl_issuer_chain),
+            lambda: Pck.of(certification, collateral, anchors, pck_chain, known),
+        )
+
+
 def verify_quote(
     quote: Quote,
-    collateral: ParsedCollateral,
+    collateral: Collateral | ParsedCollateral,
     *,
     time: datetime,
     anchors: Sequence[TrustAnchor] = (INTEL_SGX_ROOT_CA,),
     policy: Policy | None = None,
     pck_chain: bytes | None = None,
-    memory: SignatureMemory | None = None,
 ) -> QuoteResult:
-    """Verify `quote` as of `time` (with a time zone) under `policy` (default: strict), trusting `anchors`.
+    """Verify one quote with a `Verifier` of its own; parameters and `UsageError` are the verifier's."""
+    verifier = Verifier(anchors=anchors, policy=policy)
+    return verifier.verify(quote, collateral, time=time, pck_chain=pck_chain)
 
-    `pck_chain` (PEM) replaces the PCK chain of the quote; quotes with certification data 1, 2, 3 have none.
-    One `memory` for many quotes saves verifying what they share again and again.
-    Bad evidence gives failed checks, never an exception. Raises `UsageError` for no anchor or a naive time.
-    """
-    if time.tzinfo is None or not anchors:
-        raise UsageError(
-            f"verification as of {time} with {len(anchors)} trust anchors",
-            hint="give a time with a time zone and at least one trust anchor",
-        )
-    terms = Terms(time, tuple(anchors), policy or Policy(), memory or SignatureMemory())
-    found = Pck.of(quote.signature.certification, collateral, terms, pck_chain)
-    platform = Tcb.of(
-        collateral.tcb_info, collateral.qe_identity, found.extension, quote.body, quote.signature.qe_report
-    )
-    emulated, emulated_check = _check_emulated(found, terms)
+
+def in_utc(time: datetime) -> datetime:
+    """`time` in UTC. Raises `UsageError` if it has no time zone or no equivalent there."""
+    try:
+        if time.tzinfo is not None:
+            return time.astimezone(UTC)
+    except OverflowError:
+        pass
+    raise UsageError(f"{time} is no time to verify at", hint="give a time with a time zone")
+
+
+def _common_checks(found: Pck, collateral: ParsedCollateral, terms: Terms) -> dict[str, Check]:
+    """The checks that know nothing of the quote but its PCK chain, by id."""
+    info, identity, crl = collateral.tcb_info, collateral.qe_identity, collateral.root_ca_crl
     checks = (
-        check_format(quote),
-        check_signature(quote),
-        check_qe_report_signature(quote, found, terms),
-        check_qe_report_binding(quote),
-        *_certificate_checks(found, collateral, terms),
-        *_tcb_checks(quote, found, platform, collateral, terms),
-        td.check_debug(quote.body, terms.policy),
-        td.check_attributes(quote.body, terms.policy),
-        emulated_check,
-        *td.check_expected(quote.body, terms.policy),
-    )
-    return QuoteResult(
-        quote, checks, _outcome(platform, collateral), found.extension.value, found.ca, emulated
-    )
-
-
-def _certificate_checks(found: Pck, collateral: ParsedCollateral, terms: Terms) -> tuple[Check, ...]:
-    return (
         pck.check_chain(found, terms),
         pck.check_anchor(found, terms),
         pck.check_validity(found, terms),
         pck.check_revocation(found, collateral),
         pck.check_root_crl(found, collateral, terms),
         pck.check_pck_crl(found, collateral, terms),
-    )
-
-
-def _tcb_checks(
-    quote: Quote, found: Pck, platform: Tcb, collateral: ParsedCollateral, terms: Terms
-) -> tuple[Check, ...]:
-    info, identity, crl = collateral.tcb_info, collateral.qe_identity, collateral.root_ca_crl
-    # Collateral must come from the root that certified the platform, as far as that one is known.
-    return (
+        # Collateral must come from the root that certified the platform, as far as that one is known.
         signed_documents.check_signature(
             "tcb_info.signature",
             collateral.tcb_info_document,
@@ -191,9 +261,6 @@ def _tcb_checks(
             terms,
         ),
         signed_documents.check_freshness("tcb_info.freshness", info, terms),
-        tcb.check_platform(info, found.extension, quote.body),
-        tcb.check_module(info, quote.body),
-        tcb.check_status(platform, terms),
         signed_documents.check_signature(
             "qe_identity.signature",
             collateral.qe_identity_document,
@@ -203,97 +270,8 @@ def _tcb_checks(
             terms,
         ),
         signed_documents.check_freshness("qe_identity.freshness", identity, terms),
-        tcb.check_qe_identity(identity, quote.signature.qe_report, quote.body),
-        tcb.check_qe_status(platform, terms),
     )
-
-
-def check_format(quote: Quote) -> Check:
-    """quote.format: Intel's quoting enclave vendor, usable certification data; odd padding is told."""
-    certification = quote.signature.certification.type
-    name = CERTIFICATION_NAMES.get(certification, "unknown")
-    vendor = quote.header.qe_vendor_id
-    found = f"vendor {vendor.hex()}, certification data {certification} ({name})"
-    expected = f"vendor {INTEL_QE_VENDOR_ID.hex()}, certification data 1 to 5"
-    problems = []
-    if vendor != INTEL_QE_VENDOR_ID:
-        problems.append("another vendor's quoting enclave")
-    if not CERTIFICATION_PPID_PLAIN <= certification <= CERTIFICATION_PCK_CHAIN:
-        problems.append("certification data of a kind that does not certify a quote")
-    if problems:
-        return fail("quote.format", expected, found, "; ".join(problems))
-    if any(quote.trailing):
-        detail = f"{len(quote.trailing)} bytes that are not all zero follow the quote; they mean nothing"
-        return Check("quote.format", Status.WARNING, expected, found, detail)
-    return ok("quote.format", expected, found)
-
-
-def check_signature(quote: Quote) -> Check:
-    """quote.signature: the attestation key signs header and body."""
-    expected = "a signature by the attestation key over header and body"
-    point = quote.signature.attestation_key
-    try:
-        key = PublicKey.of_point(point, "attestation key")
-    except MalformedError as error:
-        return fail("quote.signature", expected, f"attestation key {point.hex()}", error.message)
-    good = key.signed(der_signature(quote.signature.signature), quote.signed_bytes)
-    found = "valid" if good else "invalid"
-    return judged("quote.signature", good, expected, found, "the quote was changed after it was signed")
-
-
-def check_qe_report_signature(quote: Quote, found: Pck, terms: Terms) -> Check:
-    """quote.qe_report_signature: the PCK key signs the quoting enclave's report."""
-    if found.chain.value is None:
-        return unknown("quote.qe_report_signature", found.chain.problem)
-    signature = der_signature(quote.signature.qe_report_signature)
-    good = terms.memory.signed(found.chain.value[0].key, signature, quote.signature.qe_report.to_bytes())
-    return judged(
-        "quote.qe_report_signature",
-        good,
-        "a signature by the PCK key over the QE report",
-        "valid" if good else "invalid",
-        "the QE report is not from the platform of the PCK certificate",
-    )
-
-
-def check_qe_report_binding(quote: Quote) -> Check:
-    """quote.qe_report_binding: the QE reports SHA-256(attestation key, authentication data) and zeros."""
-    signature = quote.signature
-    digest = hashlib.sha256(signature.attestation_key + signature.qe_auth_data).digest()
-    expected, reported = digest.ljust(64, b"\0"), signature.qe_report.report_data
-    return judged(
-        "quote.qe_report_binding",
-        expected == reported,
-        expected.hex(),
-        reported.hex(),
-        "the quoting enclave does not vouch for the attestation key",
-    )
-
-
-def _check_emulated(found: Pck, terms: Terms) -> tuple[bool, Check]:
-    """emulated.allowed, and whether the evidence is emulated: by root, by anchor or by FMSPC."""
-    chain, extension = found.chain.value, found.extension.value
-    marked = chain is not None and any(certificate.is_emulated for certificate in chain)
-    anchored = found.anchor is not None and found.anchor.emulated
-    reserved = extension is not None and is_emulated_fmspc(extension.fmspc)
-    signs = {
-        "its root is marked": marked,
-        "its anchor is marked": anchored,
-        "its FMSPC is reserved": reserved,
-    }
-    present = [sign for sign, shown in signs.items() if shown]
-    if not present:
-        if chain is None:
-            return False, unknown("emulated.allowed", found.chain.problem)
-        return False, not_applicable("emulated.allowed", "not emulated")
-    text = "emulated: " + ", ".join(present)
-    if not terms.policy.allow_emulated:
-        detail = "emulated TDX protects nothing; it must be allowed by name"
-        return True, fail("emulated.allowed", "evidence from hardware", text, detail)
-    if found.anchor is not None and not (marked and anchored):
-        detail = "an emulated platform under a root that is not marked"
-        return True, fail("emulated.allowed", "an emulated root that is marked", text, detail)
-    return True, ok("emulated.allowed", "evidence from hardware or emulated", text)
+    return {check.id: check for check in checks}
 
 
 def _outcome(platform: Tcb, collateral: ParsedCollateral) -> TcbOutcome | None:

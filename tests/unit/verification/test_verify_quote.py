@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -22,9 +23,9 @@ from tdxstack.quoting.authority import raw_signature
 from tdxstack.quoting.pki import Pki
 from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA
 from tdxstack.verification.inputs import ParsedCollateral
-from tdxstack.verification.quote import QUOTE_CHECKS, QuoteResult, verify_quote
+from tdxstack.verification.memo import Memo
+from tdxstack.verification.quote import QUOTE_CHECKS, QuoteResult, Verifier, verify_quote
 from tdxstack.verification.result import Status
-from tdxstack.verification.signatures import SignatureMemory
 from tdxstack.verification.tcb_info import TcbStatus
 from tests.recorded_boot import (
     ALLOW_EMULATED,
@@ -456,15 +457,69 @@ def test_the_rest_of_the_qe_report_data_is_zero(boot: Recorded, keys: Keys) -> N
     assert bad(verify(boot, with_qe_report(boot, keys, report_data=data))) == ["quote.qe_report_binding"]
 
 
-def test_memory_changes_no_verdict(boot: Recorded, keys: Keys) -> None:
-    memory = SignatureMemory()
+def test_a_verifier_remembers_no_verdict(boot: Recorded, keys: Keys, tmp_path: Any) -> None:
+    verifier = Verifier(anchors=boot.anchors, policy=ALLOW_EMULATED)
     later = NOW + timedelta(days=31)
+    revoked = crl(keys.platform_ca, keys.platform_ca_key, NOW, revoked=(keys.pck.serial_number,))
+    tampered = replace(boot.quote, signature=replace(boot.quote.signature, qe_report_signature=bytes(64)))
+    other = synthetic_boot(pki_in(tmp_path, NOW), NOW)
     for _ in range(2):
-        assert verify(boot, memory=memory).accepted
-        assert bad(verify(boot, memory=memory, time=later)) == bad(verify(boot, time=later))
-        assert bad(verify(boot, memory=memory, policy=None)) == ["emulated.allowed"]
-        changed = replace(boot.quote, signature=replace(boot.quote.signature, qe_report_signature=bytes(64)))
-        assert bad(verify(boot, changed, memory=memory)) == ["quote.qe_report_signature"]
+        for quote, collateral, time in (
+            (boot.quote, boot.collateral, NOW),
+            (boot.quote, boot.collateral, later),
+            (boot.quote, replace(boot.collateral, pck_crl=revoked), NOW),
+            (boot.quote, other.collateral, NOW),
+            (other.quote, boot.collateral, NOW),
+            (tampered, boot.collateral, NOW),
+            (replace(boot.quote, body=replace(td_body(boot.quote), xfam=1)), boot.collateral, NOW),
+            (certified(boot.quote, 4, pem(keys.pck)), boot.collateral, NOW),
+        ):
+            fresh = verify(boot, quote, collateral=collateral, time=time)
+            for form in (collateral, ParsedCollateral.parse(collateral)):
+                assert verifier.verify(quote, form, time=time) == fresh
+    assert not Verifier(anchors=boot.anchors).verify(boot.quote, boot.collateral, time=NOW).accepted
+
+
+def test_a_chain_of_the_caller_does_not_outlive_its_call(boot: Recorded, pki: Pki) -> None:
+    verifier = Verifier(anchors=boot.anchors, policy=ALLOW_EMULATED)
+    quote = certified(boot.quote, 3, bytes(404))
+    assert verifier.verify(quote, boot.collateral, time=NOW, pck_chain=pki.pck_chain).accepted
+    assert not verifier.verify(quote, boot.collateral, time=NOW).accepted
+
+
+def test_issuers_of_a_leaf_are_those_of_the_collateral_at_hand(boot: Recorded, keys: Keys) -> None:
+    verifier = Verifier(anchors=boot.anchors, policy=ALLOW_EMULATED)
+    quote = certified(boot.quote, 4, pem(keys.pck))
+    without = replace(boot.collateral, pck_crl_issuer_chain=b"")
+    assert verifier.verify(quote, boot.collateral, time=NOW).accepted
+    assert not verifier.verify(quote, without, time=NOW).accepted
+
+
+def test_what_a_verifier_remembers_is_bounded(boot: Recorded) -> None:
+    verifier = Verifier(anchors=boot.anchors, policy=ALLOW_EMULATED)
+    for number in range(600):
+        chain = boot.quote.signature.certification.data + b"\0" * number * 50
+        assert verifier.verify(certified(boot.quote, 5, chain), boot.collateral, time=NOW).accepted
+    known = [getattr(verifier, name) for name in Verifier.__slots__]
+    assert max(len(memo._values) for memo in known if isinstance(memo, Memo)) <= 256
+    assert all(len(key[0].data) <= 16384 for key in verifier._pcks._values)
+
+
+def test_threads_may_share_a_verifier(boot: Recorded) -> None:
+    verifier = Verifier(anchors=boot.anchors, policy=ALLOW_EMULATED)
+    times = [NOW + timedelta(days=days) for days in (-1, 0, 1, 31)] * 10
+    with ThreadPoolExecutor(4) as pool:
+        results = list(
+            pool.map(lambda time: verifier.verify(boot.quote, boot.collateral, time=time).accepted, times)
+        )
+    assert results == [False, True, True, False] * 10
+
+
+def test_times_of_other_zones_are_told_in_utc(boot: Recorded) -> None:
+    zone = timezone(timedelta(hours=5))
+    assert verify(boot, time=NOW.astimezone(zone)) == verify(boot)
+    with pytest.raises(UsageError):
+        verify(boot, time=datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))))
 
 
 # Damage.

@@ -1,0 +1,107 @@
+"""What can be said of a quote by itself: its format, its two signatures, and whether it is emulated."""
+
+from __future__ import annotations
+
+import hashlib
+
+from tdxstack.abi.quote import (
+    CERTIFICATION_NAMES,
+    CERTIFICATION_PCK_CHAIN,
+    CERTIFICATION_PPID_PLAIN,
+    INTEL_QE_VENDOR_ID,
+    Quote,
+)
+from tdxstack.errors import MalformedError
+from tdxstack.verification.emulated import is_emulated_fmspc
+from tdxstack.verification.inputs import Terms
+from tdxstack.verification.pck import Pck
+from tdxstack.verification.result import Check, Status, fail, judged, not_applicable, ok, unknown
+from tdxstack.verification.signatures import PublicKey, der_signature
+
+
+def check_format(quote: Quote) -> Check:
+    """quote.format: Intel's quoting enclave vendor, usable certification data; odd padding is told."""
+    certification = quote.signature.certification.type
+    name = CERTIFICATION_NAMES.get(certification, "unknown")
+    vendor = quote.header.qe_vendor_id
+    found = f"vendor {vendor.hex()}, certification data {certification} ({name})"
+    expected = f"vendor {INTEL_QE_VENDOR_ID.hex()}, certification data 1 to 5"
+    problems = []
+    if vendor != INTEL_QE_VENDOR_ID:
+        problems.append("another vendor's quoting enclave")
+    if not CERTIFICATION_PPID_PLAIN <= certification <= CERTIFICATION_PCK_CHAIN:
+        problems.append("certification data of a kind that does not certify a quote")
+    if problems:
+        return fail("quote.format", expected, found, "; ".join(problems))
+    if any(quote.trailing):
+        detail = f"{len(quote.trailing)} bytes that are not all zero follow the quote; they mean nothing"
+        return Check("quote.format", Status.WARNING, expected, found, detail)
+    return ok("quote.format", expected, found)
+
+
+def check_signature(quote: Quote) -> Check:
+    """quote.signature: the attestation key signs header and body."""
+    expected = "a signature by the attestation key over header and body"
+    point = quote.signature.attestation_key
+    try:
+        key = PublicKey.of_point(point, "attestation key")
+    except MalformedError as error:
+        return fail("quote.signature", expected, f"attestation key {point.hex()}", error.message)
+    good = key.signed(der_signature(quote.signature.signature), quote.signed_bytes)
+    found = "valid" if good else "invalid"
+    return judged("quote.signature", good, expected, found, "the quote was changed after it was signed")
+
+
+def check_qe_report_signature(quote: Quote, found: Pck, terms: Terms) -> Check:
+    """quote.qe_report_signature: the PCK key signs the quoting enclave's report."""
+    if found.chain.value is None:
+        return unknown("quote.qe_report_signature", found.chain.problem)
+    signature = der_signature(quote.signature.qe_report_signature)
+    good = terms.memory.signed(found.chain.value[0].key, signature, quote.signature.qe_report.to_bytes())
+    return judged(
+        "quote.qe_report_signature",
+        good,
+        "a signature by the PCK key over the QE report",
+        "valid" if good else "invalid",
+        "the QE report is not from the platform of the PCK certificate",
+    )
+
+
+def check_qe_report_binding(quote: Quote) -> Check:
+    """quote.qe_report_binding: the QE reports SHA-256(attestation key, authentication data) and zeros."""
+    signature = quote.signature
+    digest = hashlib.sha256(signature.attestation_key + signature.qe_auth_data).digest()
+    expected, reported = digest.ljust(64, b"\0"), signature.qe_report.report_data
+    return judged(
+        "quote.qe_report_binding",
+        expected == reported,
+        expected.hex(),
+        reported.hex(),
+        "the quoting enclave does not vouch for the attestation key",
+    )
+
+
+def check_emulated(found: Pck, terms: Terms) -> tuple[bool, Check]:
+    """emulated.allowed, and whether the evidence is emulated: by root, by anchor or by FMSPC."""
+    chain, extension = found.chain.value, found.extension.value
+    marked = chain is not None and any(certificate.is_emulated for certificate in chain)
+    anchored = found.anchor is not None and found.anchor.emulated
+    reserved = extension is not None and is_emulated_fmspc(extension.fmspc)
+    signs = {
+        "its root is marked": marked,
+        "its anchor is marked": anchored,
+        "its FMSPC is reserved": reserved,
+    }
+    present = [sign for sign, shown in signs.items() if shown]
+    if not present:
+        if chain is None:
+            return False, unknown("emulated.allowed", found.chain.problem)
+        return False, not_applicable("emulated.allowed", "not emulated")
+    text = "emulated: " + ", ".join(present)
+    if not terms.policy.allow_emulated:
+        detail = "emulated TDX protects nothing; it must be allowed by name"
+        return True, fail("emulated.allowed", "evidence from hardware", text, detail)
+    if found.anchor is not None and not (marked and anchored):
+        detail = "an emulated platform under a root that is not marked"
+        return True, fail("emulated.allowed", "an emulated root that is marked", text, detail)
+    return True, ok("emulated.allowed", "evidence from hardware or emulated", text)
