@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from tdxstack.abi.binary import Reader
-from tdxstack.abi.fixed import pack, unpack
 
 CERTIFICATION_PPID_PLAIN: Final = 1
 CERTIFICATION_PPID_RSA2048: Final = 2
@@ -37,7 +36,6 @@ _PPID_SIZES: Final = {
     CERTIFICATION_PPID_RSA2048: 256,
     CERTIFICATION_PPID_RSA3072: 384,
 }
-_TCB_LAYOUT = struct.Struct("<16sHH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +48,29 @@ class PlatformIdentity:
     0       n     PPID: 16 in plain text, or encrypted with RSA: 256 or 384
     n       16    CPUSVN
     n+16    2     PCE ISVSVN, little-endian
-    n+18    2     PCE-ID, little-endian
+    n+18    2     PCE-ID, little-endian; absent in quotes of the first releases of Intel's library
     ======  ====  ==============================================================
     """
 
     ppid: bytes
     cpusvn: bytes
     pce_svn: int
-    pce_id: int
+    pce_id: int | None
 
     @classmethod
     def parse(cls, data: bytes | memoryview, ppid_size: int) -> PlatformIdentity:
-        """Read exactly `ppid_size` + 20 bytes. Raises `MalformedError` on any other length."""
+        """Read exactly `ppid_size` + 20 (or 18) bytes. Raises `MalformedError` on any other length."""
         reader = Reader(data, "PPID certification data")
-        ppid = reader.take(ppid_size, "PPID")
-        cpusvn, pce_svn, pce_id = unpack(_TCB_LAYOUT, reader.rest(), "CPUSVN, PCE ISVSVN and PCE-ID")
+        ppid, cpusvn = reader.take(ppid_size, "PPID"), reader.take(16, "CPUSVN")
+        pce_svn = reader.u16("PCE ISVSVN")
+        pce_id = reader.u16("PCE-ID") if reader.remaining else None
+        reader.end()
         return cls(ppid, cpusvn, pce_svn, pce_id)
 
     def to_bytes(self) -> bytes:
-        """The PPID and 20 bytes. Raises `MalformedError` if a field has the wrong size."""
-        values = (self.cpusvn, self.pce_svn, self.pce_id)
-        return self.ppid + pack(_TCB_LAYOUT, values, "CPUSVN, PCE ISVSVN and PCE-ID")
+        """The PPID and 20 (or 18) bytes."""
+        numbers = (self.pce_svn,) if self.pce_id is None else (self.pce_svn, self.pce_id)
+        return self.ppid + self.cpusvn + b"".join(number.to_bytes(2, "little") for number in numbers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,10 @@ def test_types_1_to_3_name_the_platform(kind: int, size: int) -> None:
     platform = CertificationData(kind, data).platform
     assert platform == PlatformIdentity(b"P" * size, b"C" * 16, pce_svn=11, pce_id=7)
     assert platform.to_bytes() == data
-    for wrong in (data[:-1], data + b"x", b""):
+    early = CertificationData(kind, data[:-2]).platform
+    assert early == PlatformIdentity(b"P" * size, b"C" * 16, pce_svn=11, pce_id=None)
+    assert early.to_bytes() == data[:-2]
+    for wrong in (data[:-1], data[:-3], data + b"x", b""):
         with pytest.raises(MalformedError) as caught:
             _ = CertificationData(kind, wrong).platform
         assert caught.value.hint
