@@ -1,49 +1,437 @@
-"""The one door to the host: what the machine itself says, asked for through one small interface."""
+"""The one door to the host: what the machine itself says, asked for through one small interface.
+
+Each question has an answer or one of three errors: what was asked for does not exist (`AbsentError`), this
+user may not ask (`ForbiddenError`), or no answer came (`UnansweredError`). The hint of an error is the
+command that would answer.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
+import grp
+import http.client
 import os
+import pwd
+import shutil
+import socket
+import ssl
+import stat
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Final, Protocol
+from urllib.parse import urlsplit
 
-from tdxstack.errors import UnavailableError
+from tdxstack.errors import CommandError, UnavailableError
+from tdxstack.run import command_line, run
 
-KVM_DEVICE = Path("/dev/kvm")
-KVM_CHECK_EXTENSION = 0xAE03
+KVM_DEVICE: Final = Path("/dev/kvm")
+KVM_CHECK_EXTENSION: Final = 0xAE03
 """ioctl of /dev/kvm: the value of a capability (Linux include/uapi/linux/kvm.h)."""
 
+MAX_READ: Final = 1 << 20
+"""Bytes of a file, of an answer or of a program's output that are looked at."""
 
-class Host(Protocol):
-    """What tdxstack asks of a host; real here, scripted in tests."""
+MAX_LOG: Final = 16 << 20
+MAX_ENTRIES: Final = 4096
+"""Names of a directory that are listed."""
+
+COMMAND_SECONDS: Final = 5.0
+SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+Address = Path | tuple[int, int]
+"""A unix socket, or vsock's context id and port."""
+
+
+class HostError(UnavailableError):
+    """A question that the host did not answer."""
+
+    kind: ClassVar[str]
+
+
+class AbsentError(HostError):
+    """What was asked for does not exist."""
+
+    kind = "absent"
+
+
+class ForbiddenError(HostError):
+    """This user may not ask."""
+
+    kind = "forbidden"
+
+
+class UnansweredError(HostError):
+    """The question was asked, and no answer that makes sense came."""
+
+    kind = "unanswered"
+
+
+@dataclass(frozen=True, slots=True)
+class FileStatus:
+    """What lstat says of a file. `mode` has the permission bits; `label` is SELinux's, or empty."""
+
+    kind: str
+    """`file`, `directory`, `socket`, `device`, `link` or `other`."""
+    mode: int
+    owner: str
+    group: str
+    size: int
+    modified: datetime
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelLog:
+    """The kernel's log of this boot. `complete` is false where its beginning has been overwritten."""
+
+    lines: tuple[str, ...]
+    source: str
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a program that has ended printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True, slots=True)
+class WebAnswer:
+    """The answer of an HTTPS server.
+
+    `certificate` is its own, in DER; `trusted` says whether it names the server and chains to a root that the
+    host trusts. Names of headers are in lower case.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    certificate: bytes
+    trusted: bool
+
+
+class Kvm(Protocol):
+    """What is asked of KVM."""
 
     def kvm_extension(self, capability: int) -> int:
         """KVM_CHECK_EXTENSION of `capability`; `UnavailableError` says why KVM cannot be asked."""
 
 
+class Host(Kvm, Protocol):
+    """What tdxstack asks of a host: real here, recorded by `tdx host report`, scripted in tests.
+
+    Every method raises `AbsentError`, `ForbiddenError` or `UnansweredError`.
+    """
+
+    def read(self, path: str, *, limit: int = MAX_READ) -> bytes:
+        """A file, or its first `limit` bytes."""
+
+    def entries(self, path: str) -> tuple[str, ...]:
+        """The names in a directory, sorted."""
+
+    def status(self, path: str) -> FileStatus:
+        """What kind of file there is, whose, and who may use it."""
+
+    def msr(self, number: int) -> int:
+        """A model-specific register of the first CPU, 64 bits; `AbsentError` where the CPU has none."""
+
+    def cpuid(self, leaf: int, subleaf: int = 0) -> tuple[int, int, int, int]:
+        """EAX, EBX, ECX and EDX of the CPUID instruction on the first CPU."""
+
+    def kernel_log(self) -> KernelLog:
+        """The kernel's log of this boot, without time stamps."""
+
+    def kernel_release(self) -> str:
+        """The kernel's release, as `uname -r` says."""
+
+    def program(self, name: str) -> str:
+        """The path of a program."""
+
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = COMMAND_SECONDS) -> Output:
+        """Run a program that only looks, in the C locale; its exit code is for the caller to judge."""
+
+    def exchange(self, address: Address, message: bytes, *, timeout: float) -> bytes:
+        """Send `message` behind its length (4 bytes, big-endian) and read an answer in the same form."""
+
+    def fetch(self, url: str, *, timeout: float) -> WebAnswer:
+        """GET an https URL, from any server that answers there; nothing secret is sent."""
+
+
 class RealHost:
-    """The machine this process runs on."""
+    """The machine this process runs on. Programs are found on `search_path`."""
+
+    def __init__(self, search_path: str = SYSTEM_PATH) -> None:
+        self._path = search_path
 
     def kvm_extension(self, capability: int) -> int:
+        with _open(
+            str(KVM_DEVICE),
+            os.O_RDWR,
+            absent="load kvm_intel on a machine with VT-x",
+            forbidden="add the user to the group kvm",
+        ) as descriptor:
+            try:
+                return fcntl.ioctl(descriptor, KVM_CHECK_EXTENSION, capability)
+            except OSError as error:
+                name = errno.errorcode.get(error.errno or 0, "unknown error")
+                raise UnansweredError(f"KVM_CHECK_EXTENSION({capability}) failed: {name}") from None
+
+    def read(self, path: str, *, limit: int = MAX_READ) -> bytes:
+        with _open(path, os.O_RDONLY | os.O_NONBLOCK, forbidden=f"sudo cat {path}") as descriptor:
+            return _read(descriptor, path, limit)
+
+    def entries(self, path: str) -> tuple[str, ...]:
+        with _translated(path, forbidden=f"sudo ls {path}"):
+            return tuple(sorted(entry.name for entry in Path(path).iterdir())[:MAX_ENTRIES])
+
+    def status(self, path: str) -> FileStatus:
+        with _translated(path, forbidden=f"sudo ls -ldZ {path}"):
+            found = os.lstat(path)
+        label = ""
+        with contextlib.suppress(OSError):
+            label = os.getxattr(path, "security.selinux", follow_symlinks=False).decode(errors="replace")
+        return FileStatus(
+            kind=_kind(found.st_mode),
+            mode=stat.S_IMODE(found.st_mode),
+            owner=_name(pwd.getpwuid, found.st_uid),
+            group=_name(grp.getgrgid, found.st_gid),
+            size=found.st_size,
+            modified=datetime.fromtimestamp(found.st_mtime, UTC),
+            label=label.rstrip("\0"),
+        )
+
+    def msr(self, number: int) -> int:
+        command = f"sudo modprobe msr && sudo rdmsr -p 0 {number:#x}"
+        with _cpu_device("/dev/cpu/0/msr", command) as descriptor:
+            try:
+                return int.from_bytes(os.pread(descriptor, 8, number), "little")
+            except OSError as error:
+                if error.errno == errno.EIO:
+                    raise AbsentError(f"this CPU has no MSR {number:#x}", hint=command) from None
+                raise _translate(error, "/dev/cpu/0/msr", forbidden=command) from None
+
+    def cpuid(self, leaf: int, subleaf: int = 0) -> tuple[int, int, int, int]:
+        device = "/dev/cpu/0/cpuid"
+        command = f"sudo modprobe cpuid && sudo cpuid -1 -l {leaf:#x}"
+        with _cpu_device(device, command) as descriptor, _translated(device):
+            # Linux arch/x86/kernel/cpuid.c: the offset is the leaf, with the subleaf in the upper half.
+            data = os.pread(descriptor, 16, leaf | subleaf << 32)
+        if len(data) != 16:
+            raise UnansweredError(f"{device} gave {len(data)} bytes of 16")
+        return struct.unpack("<4I", data)
+
+    def kernel_log(self) -> KernelLog:
         try:
-            descriptor = os.open(KVM_DEVICE, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise UnavailableError(
-                f"{KVM_DEVICE} does not exist", hint="load kvm_intel on a machine with VT-x"
-            ) from None
-        except PermissionError:
-            raise UnavailableError(
-                f"{KVM_DEVICE} may not be opened by this user", hint="add the user to the group kvm"
-            ) from None
-        except OSError as error:
-            raise UnavailableError(
-                f"{KVM_DEVICE} cannot be opened: {os.strerror(error.errno or 0)}"
-            ) from None
+            log = _kmsg()
+        except HostError as refused:
+            return self._journal(refused)
+        if log.complete:
+            return log
         try:
-            return fcntl.ioctl(descriptor, KVM_CHECK_EXTENSION, capability)
+            return self._journal(UnansweredError("the kernel's log has lost its beginning"))
+        except HostError:
+            return log
+
+    def _journal(self, otherwise: HostError) -> KernelLog:
+        """The kernel's log as the journal has kept it; raises `otherwise` where it has none."""
+        try:
+            output = self.run(["journalctl", "-k", "-b", "--no-pager", "-q", "-o", "cat"])
+        except HostError:
+            raise otherwise from None
+        lines = tuple(output.stdout.splitlines())
+        if output.returncode or not any(line.startswith("Linux version ") for line in lines):
+            raise otherwise
+        return KernelLog(lines, "journalctl -k -b", complete=True)
+
+    def kernel_release(self) -> str:
+        return os.uname().release
+
+    def program(self, name: str) -> str:
+        found = shutil.which(name, path=self._path)
+        if found is None:
+            raise AbsentError(f"there is no program {name}", hint=f"command -v {name}")
+        return found
+
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = COMMAND_SECONDS) -> Output:
+        words = [self.program(argv[0]) if "/" not in argv[0] else argv[0], *argv[1:]]
+        environment = {"PATH": self._path, "LC_ALL": "C", "LANG": "C"}
+        try:
+            done = run(words, env=environment, input=stdin, timeout=timeout, check=False, max_output=MAX_LOG)
+        except CommandError as error:
+            raise UnansweredError(error.message, hint=command_line(argv)) from None
         except OSError as error:
-            name = errno.errorcode.get(error.errno or 0, "unknown error")
-            raise UnavailableError(f"KVM_CHECK_EXTENSION({capability}) failed: {name}") from None
-        finally:
-            os.close(descriptor)
+            raise _translate(error, words[0]) from None
+        printed = (stream.decode(errors="replace") for stream in (done.stdout, done.stderr))
+        return Output(done.returncode, *printed)
+
+    def exchange(self, address: Address, message: bytes, *, timeout: float) -> bytes:
+        name = str(address) if isinstance(address, Path) else f"vsock {address[0]}:{address[1]}"
+        with _translated(name, forbidden=f"sudo -u qemu test -w {name}"):
+            try:
+                return exchange(address, message, limit=MAX_READ, timeout=timeout)
+            except TimeoutError:
+                raise UnansweredError(f"{name} did not answer within {timeout:g} s") from None
+            except EOFError as error:
+                raise UnansweredError(f"{name} {error}") from None
+
+    def fetch(self, url: str, *, timeout: float) -> WebAnswer:
+        deadline = time.monotonic() + timeout
+        hint = f"curl -v --max-time {timeout:g} {url}"
+        try:
+            return _get(url, ssl.create_default_context(), deadline, trusted=True)
+        except ssl.SSLCertVerificationError:
+            pass
+        except (OSError, http.client.HTTPException) as error:
+            raise UnansweredError(f"{url}: {error or type(error).__name__}", hint=hint) from None
+        # Whom it belongs to is for the caller to judge, by the certificate.
+        anybody = ssl.create_default_context()
+        anybody.check_hostname = False
+        anybody.verify_mode = ssl.CERT_NONE
+        try:
+            return _get(url, anybody, deadline, trusted=False)
+        except (OSError, http.client.HTTPException) as error:
+            raise UnansweredError(f"{url}: {error or type(error).__name__}", hint=hint) from None
+
+
+def exchange(address: Address, message: bytes, *, limit: int, timeout: float) -> bytes:
+    """Send one message behind its length (4 bytes, big-endian) and read the answer in the same form.
+
+    Raises `OSError`, `TimeoutError` after `timeout` seconds in all, and `EOFError` where the peer announces
+    more than `limit` bytes or closes the connection before the end.
+    """
+    deadline = time.monotonic() + timeout
+    family = socket.AF_UNIX if isinstance(address, Path) else socket.AF_VSOCK
+    with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as peer:
+        peer.settimeout(timeout)
+        peer.connect(os.fspath(address) if isinstance(address, Path) else address)
+        # In one piece: qgsd mistakes a request that arrives in two.
+        peer.sendall(len(message).to_bytes(4, "big") + message)
+        size = int.from_bytes(_receive(peer, 4, deadline), "big")
+        if size > limit:
+            raise EOFError(f"announces {size} bytes, more than {limit}")
+        return _receive(peer, size, deadline)
+
+
+def _receive(peer: socket.socket, size: int, deadline: float) -> bytes:
+    received = bytearray()
+    while len(received) < size:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        peer.settimeout(left)
+        part = peer.recv(min(size - len(received), 1 << 16))
+        if not part:
+            raise EOFError(f"closed the connection {size - len(received)} bytes before the end")
+        received += part
+    return bytes(received)
+
+
+def _get(url: str, context: ssl.SSLContext, deadline: float, *, trusted: bool) -> WebAnswer:
+    parts = urlsplit(url)
+    left = max(0.1, deadline - time.monotonic())
+    connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=left, context=context)
+    with contextlib.closing(connection):
+        connection.request("GET", f"{parts.path}?{parts.query}" if parts.query else parts.path)
+        assert isinstance(connection.sock, ssl.SSLSocket)
+        certificate = connection.sock.getpeercert(binary_form=True) or b""
+        answer = connection.getresponse()
+        body = answer.read(MAX_READ)
+    headers = {name.lower(): value for name, value in answer.getheaders()}
+    return WebAnswer(answer.status, headers, body, certificate, trusted)
+
+
+def _kmsg() -> KernelLog:
+    """/dev/kmsg, one record a read: "priority,sequence,time,flags;text".
+
+    Source: Linux Documentation/ABI/testing/dev-kmsg.
+    """
+    lines: list[str] = []
+    first: int | None = None
+    size = 0
+    device = "/dev/kmsg"
+    with _open(device, os.O_RDONLY | os.O_NONBLOCK, forbidden="sudo dmesg") as descriptor:
+        while size < MAX_LOG:
+            try:
+                record = os.read(descriptor, 1 << 16)
+            except BlockingIOError:
+                break
+            except BrokenPipeError:
+                continue  # overwritten between two reads; the next read goes on behind the gap
+            except OSError as error:
+                raise _translate(error, device, forbidden="sudo dmesg") from None
+            size += len(record)
+            header, _, text = record.decode(errors="replace").partition(";")
+            if first is None:
+                fields = header.split(",")
+                first = int(fields[1]) if len(fields) > 1 and fields[1].isdecimal() else -1
+            lines.append(text.split("\n", 1)[0])
+    return KernelLog(tuple(lines), device, complete=first == 0)
+
+
+@contextlib.contextmanager
+def _open(path: str, flags: int, *, absent: str = "", forbidden: str = "") -> Iterator[int]:
+    with _translated(path, absent=absent, forbidden=forbidden):
+        descriptor = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _cpu_device(path: str, command: str) -> contextlib.AbstractContextManager[int]:
+    """A device of the modules msr and cpuid; that it is missing says nothing of the CPU."""
+    if not Path(path).exists():
+        raise UnansweredError(f"{path} does not exist", hint=command)
+    return _open(path, os.O_RDONLY, forbidden=command)
+
+
+@contextlib.contextmanager
+def _translated(what: str, *, absent: str = "", forbidden: str = "") -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _translate(error, what, absent=absent, forbidden=forbidden) from None
+
+
+def _translate(error: OSError, what: str, *, absent: str = "", forbidden: str = "") -> HostError:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENXIO, errno.ENODEV):
+        return AbsentError(f"{what} does not exist", hint=absent or f"ls -l {what}")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return ForbiddenError(f"{what} may not be used by this user", hint=forbidden or f"sudo ls -l {what}")
+    return UnansweredError(f"{what}: {error.strerror or error}", hint=f"ls -l {what}")
+
+
+def _read(descriptor: int, path: str, limit: int) -> bytes:
+    data = bytearray()
+    with _translated(path, forbidden=f"sudo cat {path}"):
+        while len(data) < limit and (part := os.read(descriptor, min(1 << 16, limit - len(data)))):
+            data += part
+    return bytes(data)
+
+
+def _kind(mode: int) -> str:
+    tests: tuple[tuple[Callable[[int], bool], str], ...] = (
+        (stat.S_ISREG, "file"),
+        (stat.S_ISDIR, "directory"),
+        (stat.S_ISSOCK, "socket"),
+        (stat.S_ISCHR, "device"),
+        (stat.S_ISBLK, "device"),
+        (stat.S_ISLNK, "link"),
+    )
+    return next((name for test, name in tests if test(mode)), "other")
+
+
+def _name(look_up: Callable[[int], pwd.struct_passwd | grp.struct_group], number: int) -> str:
+    try:
+        return str(look_up(number)[0])
+    except KeyError:
+        return str(number)

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from tdxstack.errors import UnavailableError
-from tdxstack.host_access import Host
+from tdxstack.host_access import Kvm
 
 KVM_CAP_VM_TYPES = 235
 KVM_X86_TDX_VM = 5
@@ -32,7 +32,7 @@ class PlatformChoice:
         return self.platform is Platform.EMULATED
 
 
-def choose_platform(host: Host, requested: Platform | None) -> PlatformChoice:
+def choose_platform(host: Kvm, requested: Platform | None) -> PlatformChoice:
     """Take hardware where KVM offers TD virtual machines, else emulated; `requested` overrides.
 
     Raises `UnavailableError` when hardware is requested and absent.
@@ -50,7 +50,7 @@ def choose_platform(host: Host, requested: Platform | None) -> PlatformChoice:
     return PlatformChoice(Platform.EMULATED, absent)
 
 
-def why_no_tdx(host: Host) -> str:
+def why_no_tdx(host: Kvm) -> str:
     """Why KVM offers no TDX virtual machines; empty where it does."""
     try:
         types = host.kvm_extension(KVM_CAP_VM_TYPES)

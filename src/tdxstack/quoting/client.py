@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
-import time
 from pathlib import Path
 from typing import Final
 
 from tdxstack.abi.qgs import (
-    LENGTH_PREFIX_SIZE,
     MAX_RESPONSE_SIZE,
     ErrorCode,
     GetCollateralRequest,
@@ -20,13 +15,10 @@ from tdxstack.abi.qgs import (
     GetQuoteRequest,
     GetQuoteResponse,
     error_name,
-    frame,
 )
 from tdxstack.collateral.bundle import Collateral, crl_der
 from tdxstack.errors import MalformedError, RejectedError, UnavailableError
-
-Address = Path | tuple[int, int]
-"""A unix socket, or vsock's context id and port."""
+from tdxstack.host_access import Address, exchange
 
 TIMEOUT_SECONDS: Final = 30.0
 
@@ -78,20 +70,13 @@ def _accept(error_code: int, what: str) -> None:
 
 def _exchange(address: Address, message: bytes, timeout: float) -> bytes:
     """Send one framed message and read the framed answer."""
-    deadline = time.monotonic() + timeout
     try:
-        with contextlib.closing(_socket(address)) as peer:
-            _limit(peer, deadline)
-            peer.connect(os.fspath(address) if isinstance(address, Path) else address)
-            # In one piece: qgsd mistakes a request that arrives in two.
-            peer.sendall(frame(message))
-            size = int.from_bytes(_receive(peer, LENGTH_PREFIX_SIZE, deadline), "big")
-            if size > MAX_RESPONSE_SIZE:
-                raise MalformedError(
-                    f"the quote generation service announces {size} bytes, more than {MAX_RESPONSE_SIZE}",
-                    hint=f"is it a quote generation service that listens on {_name(address)}?",
-                )
-            return _receive(peer, size, deadline)
+        return exchange(address, message, limit=MAX_RESPONSE_SIZE, timeout=timeout)
+    except EOFError as error:
+        raise MalformedError(
+            f"the quote generation service {error}",
+            hint=f"is it one that listens on {_name(address)}? Its log may say what it did not understand",
+        ) from None
     except TimeoutError:
         raise UnavailableError(
             f"the quote generation service on {_name(address)} did not answer within {timeout:g} s",
@@ -102,34 +87,6 @@ def _exchange(address: Address, message: bytes, timeout: float) -> bytes:
             f"no quote generation service on {_name(address)}: {error.strerror or error}",
             hint="start it: tdx serve qgs, or Intel's qgsd on TDX hardware",
         ) from None
-
-
-def _receive(peer: socket.socket, size: int, deadline: float) -> bytes:
-    parts: list[bytes] = []
-    missing = size
-    while missing:
-        _limit(peer, deadline)
-        part = peer.recv(min(missing, 1 << 16))
-        if not part:
-            raise MalformedError(
-                f"the quote generation service closed the connection {missing} bytes before the end",
-                hint="it does so with requests that it does not understand; its log may say why",
-            )
-        parts.append(part)
-        missing -= len(part)
-    return b"".join(parts)
-
-
-def _limit(peer: socket.socket, deadline: float) -> None:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    peer.settimeout(left)
-
-
-def _socket(address: Address) -> socket.socket:
-    family = socket.AF_UNIX if isinstance(address, Path) else socket.AF_VSOCK
-    return socket.socket(family, socket.SOCK_STREAM)
 
 
 def _name(address: Address) -> str:

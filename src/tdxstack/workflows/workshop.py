@@ -16,7 +16,7 @@ from tdxstack.errors import UnavailableError
 from tdxstack.files import Directories, make_private
 from tdxstack.firmware.fetch import cached, fetch
 from tdxstack.firmware.find import Firmware, find, open_image
-from tdxstack.host_access import Host
+from tdxstack.host_access import Kvm
 from tdxstack.image import build as image_build
 from tdxstack.image.build import Image
 from tdxstack.qemu.probe import probe
@@ -35,7 +35,7 @@ class Surroundings:
     """Where tdxstack runs: everything that it would otherwise have to ask the environment for."""
 
     directories: Directories
-    host: Host
+    host: Kvm
     uid: int
     search_path: str
     """PATH for the host's own programs."""
