@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from tdxstack.abi.quote import (
     CERTIFICATION_NAMES,
@@ -15,6 +16,7 @@ from tdxstack.abi.quote import (
 from tdxstack.errors import MalformedError
 from tdxstack.verification.certificates import Certificate, Chain, TrustAnchor, read_chain
 from tdxstack.verification.chains import RevocationList, chain_problems, stamp, validity_problems
+from tdxstack.verification.emulated import is_emulated_fmspc
 from tdxstack.verification.inputs import Loaded, ParsedCollateral, Terms, load
 from tdxstack.verification.memo import Memo
 from tdxstack.verification.result import Check, fail, judged, ok, unknown
@@ -24,14 +26,21 @@ from tdxstack.verification.signatures import PublicKey
 _NAMES = ("SGX PCK Certificate", "CA", "SGX Root CA")
 """What the common names must contain, leaf to root, as in Intel's library."""
 
+ROOT_MARKED: Final = "its root is marked"
+ANCHOR_MARKED: Final = "its anchor is marked"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pck:
-    """The PCK chain of a quote, as far as it could be read, and the anchor that its root is."""
+    """The PCK chain of a quote, as far as it could be read, and the anchor that its root is.
+
+    `emulation` says by what signs the platform is an emulated one; empty for hardware.
+    """
 
     chain: Loaded[Chain]
     extension: Loaded[SgxExtension]
     anchor: TrustAnchor | None
+    emulation: tuple[str, ...]
 
     @classmethod
     def of(
@@ -47,7 +56,7 @@ class Pck:
         extension = chain.then(lambda found: found[0].sgx_extension())
         key = chain.value[-1].key.der if chain.value else b""
         anchor = next((anchor for anchor in anchors if anchor.public_key_der == key), None)
-        return cls(chain, extension, anchor)
+        return cls(chain, extension, anchor, _emulation(chain.value or (), extension.value, anchor))
 
     @property
     def ca(self) -> str:
@@ -128,6 +137,15 @@ def check_revocation(pck: Pck, collateral: ParsedCollateral) -> Check:
     if missing:
         return unknown("pck.revocation", "; ".join(missing))
     return ok("pck.revocation", "no revoked certificate", "none is revoked")
+
+
+def _emulation(chain: Chain, extension: SgxExtension | None, anchor: TrustAnchor | None) -> tuple[str, ...]:
+    signs = {
+        ROOT_MARKED: any(certificate.is_emulated for certificate in chain),
+        ANCHOR_MARKED: anchor is not None and anchor.emulated,
+        "its FMSPC is reserved": extension is not None and is_emulated_fmspc(extension.fmspc),
+    }
+    return tuple(sign for sign, shown in signs.items() if shown)
 
 
 def _find(

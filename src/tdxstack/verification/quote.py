@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from tdxstack.abi.quote import CertificationData, Quote
@@ -63,13 +63,21 @@ _MAX_COLLATERAL: Final = 16
 _MAX_REMEMBERED_DATA: Final = 16384
 """Bytes of certification data; a PCK chain has about 4,000."""
 
+_CommonKey = tuple[Pck, ParsedCollateral, datetime, timedelta, int]
+"""All that the checks depend on which know nothing of the quote but its PCK chain: see `_common_checks`."""
+
 
 @dataclass(frozen=True, slots=True)
 class TcbOutcome:
-    """How good the platform is. `advisories` are sorted; `current_status` is there for TDX 1.5 only."""
+    """How good the platform is. `advisories` are sorted; `current_status` is there for TDX 1.5 only.
+
+    `date` is that of the TCB level reached, None if none is; `latest_date` that of the best level, which the
+    TCB evaluation `evaluation_number` asks for.
+    """
 
     status: TcbStatus
     date: datetime | None
+    latest_date: datetime | None
     advisories: tuple[str, ...]
     shortfalls: tuple[Shortfall, ...]
     evaluation_number: int
@@ -80,6 +88,7 @@ class TcbOutcome:
         return {
             "status": self.status.value,
             "date": stamp(self.date) if self.date else None,
+            "latest_date": stamp(self.latest_date) if self.latest_date else None,
             "advisory_ids": list(self.advisories),
             "evaluation_number": self.evaluation_number,
             "current_status": self.current_status.value if self.current_status else None,
@@ -150,7 +159,7 @@ class Verifier:
         self._certificates: Memo[bytes, Certificate] = Memo(_MAX_CERTIFICATES)
         self._collateral: Memo[Collateral, ParsedCollateral] = Memo(_MAX_COLLATERAL)
         self._pcks: Memo[tuple[CertificationData, bytes | None, bytes], Pck] = Memo(_MAX_PCKS)
-        self._common: Memo[tuple[Pck, ParsedCollateral, datetime], Mapping[str, Check]] = Memo(_MAX_PCKS)
+        self._common: Memo[_CommonKey, Mapping[str, Check]] = Memo(_MAX_PCKS)
 
     def verify(
         self,
@@ -169,34 +178,40 @@ class Verifier:
         terms = Terms(in_utc(time), self._anchors, self._policy, self._signatures)
         parsed = self._parsed(collateral)
         found = self._pck(quote.signature.certification, parsed, pck_chain)
-        common = self._common.get((found, parsed, terms.time), lambda: _common_checks(found, parsed, terms))
         platform = Tcb.of(
             parsed.tcb_info, parsed.qe_identity, found.extension, quote.body, quote.signature.qe_report
         )
-        emulated, emulated_check = check_emulated(found, terms)
+        checks = self._checks(quote, found, parsed, platform, terms)
+        extension = found.extension.value
+        return QuoteResult(
+            quote, checks, _outcome(platform, parsed), extension, found.ca, bool(found.emulation)
+        )
+
+    def _checks(
+        self, quote: Quote, found: Pck, collateral: ParsedCollateral, platform: Tcb, terms: Terms
+    ) -> tuple[Check, ...]:
+        """Every check under the policy in `terms`, in the order of `QUOTE_CHECKS`."""
+        policy = terms.policy
+        common = self._common.get(
+            (found, collateral, terms.time, policy.collateral_grace, policy.minimum_evaluation_number),
+            lambda: _common_checks(found, collateral, terms),
+        )
         own = (
             check_format(quote),
             check_signature(quote),
             check_qe_report_signature(quote, found, terms),
             check_qe_report_binding(quote),
-            tcb.check_platform(parsed.tcb_info, found.extension, quote.body),
-            tcb.check_module(parsed.tcb_info, quote.body),
+            tcb.check_platform(collateral.tcb_info, found.extension, quote.body),
+            tcb.check_module(collateral.tcb_info, quote.body),
             tcb.check_status(platform, terms),
-            tcb.check_qe_identity(parsed.qe_identity, quote.signature.qe_report, quote.body),
+            tcb.check_qe_identity(collateral.qe_identity, quote.signature.qe_report, quote.body),
             tcb.check_qe_status(platform, terms),
-            td.check_debug(quote.body, terms.policy),
-            td.check_attributes(quote.body, terms.policy),
-            emulated_check,
+            td.check_debug(quote.body, policy),
+            td.check_attributes(quote.body, policy),
+            check_emulated(found, policy),
         )
         checks = {**common, **{check.id: check for check in own}}
-        return QuoteResult(
-            quote,
-            (*(checks[check_id] for check_id in QUOTE_CHECKS), *td.check_expected(quote.body, terms.policy)),
-            _outcome(platform, parsed),
-            found.extension.value,
-            found.ca,
-            emulated,
-        )
+        return (*(checks[check_id] for check_id in QUOTE_CHECKS), *td.check_expected(quote.body, policy))
 
     def _parsed(self, collateral: Collateral | ParsedCollateral) -> ParsedCollateral:
         if isinstance(collateral, ParsedCollateral):
@@ -242,7 +257,10 @@ def in_utc(time: datetime) -> datetime:
 
 
 def _common_checks(found: Pck, collateral: ParsedCollateral, terms: Terms) -> dict[str, Check]:
-    """The checks that know nothing of the quote but its PCK chain, by id."""
+    """The checks that know nothing of the quote but its PCK chain, by id.
+
+    Of the policy they may ask what is in `_CommonKey` and nothing else.
+    """
     info, identity, crl = collateral.tcb_info, collateral.qe_identity, collateral.root_ca_crl
     checks = (
         pck.check_chain(found, terms),
@@ -281,6 +299,7 @@ def _outcome(platform: Tcb, collateral: ParsedCollateral) -> TcbOutcome | None:
     return TcbOutcome(
         status=evaluation.status,
         date=evaluation.date,
+        latest_date=info.levels[0].date if info.levels else None,
         advisories=evaluation.advisories,
         shortfalls=evaluation.shortfalls,
         evaluation_number=info.evaluation_number,

@@ -12,9 +12,9 @@ from tdxstack.abi.quote import (
     Quote,
 )
 from tdxstack.errors import MalformedError
-from tdxstack.verification.emulated import is_emulated_fmspc
 from tdxstack.verification.inputs import Terms
-from tdxstack.verification.pck import Pck
+from tdxstack.verification.pck import ANCHOR_MARKED, ROOT_MARKED, Pck
+from tdxstack.verification.policy import Policy
 from tdxstack.verification.result import Check, Status, fail, judged, not_applicable, ok, unknown
 from tdxstack.verification.signatures import PublicKey, der_signature
 
@@ -81,27 +81,18 @@ def check_qe_report_binding(quote: Quote) -> Check:
     )
 
 
-def check_emulated(found: Pck, terms: Terms) -> tuple[bool, Check]:
-    """emulated.allowed, and whether the evidence is emulated: by root, by anchor or by FMSPC."""
-    chain, extension = found.chain.value, found.extension.value
-    marked = chain is not None and any(certificate.is_emulated for certificate in chain)
-    anchored = found.anchor is not None and found.anchor.emulated
-    reserved = extension is not None and is_emulated_fmspc(extension.fmspc)
-    signs = {
-        "its root is marked": marked,
-        "its anchor is marked": anchored,
-        "its FMSPC is reserved": reserved,
-    }
-    present = [sign for sign, shown in signs.items() if shown]
-    if not present:
+def check_emulated(found: Pck, policy: Policy) -> Check:
+    """emulated.allowed: the evidence is not emulated, or is allowed to be and its root does not hide it."""
+    chain, signs = found.chain.value, found.emulation
+    if not signs:
         if chain is None:
-            return False, unknown("emulated.allowed", found.chain.problem)
-        return False, not_applicable("emulated.allowed", "not emulated")
-    text = "emulated: " + ", ".join(present)
-    if not terms.policy.allow_emulated:
+            return unknown("emulated.allowed", found.chain.problem)
+        return not_applicable("emulated.allowed", "not emulated")
+    text = "emulated: " + ", ".join(signs)
+    if not policy.allow_emulated:
         detail = "emulated TDX protects nothing; it must be allowed by name"
-        return True, fail("emulated.allowed", "evidence from hardware", text, detail)
-    if found.anchor is not None and not (marked and anchored):
+        return fail("emulated.allowed", "evidence from hardware", text, detail)
+    if found.anchor is not None and not (ROOT_MARKED in signs and ANCHOR_MARKED in signs):
         detail = "an emulated platform under a root that is not marked"
-        return True, fail("emulated.allowed", "an emulated root that is marked", text, detail)
-    return True, ok("emulated.allowed", "evidence from hardware or emulated", text)
+        return fail("emulated.allowed", "an emulated root that is marked", text, detail)
+    return ok("emulated.allowed", "evidence from hardware or emulated", text)
