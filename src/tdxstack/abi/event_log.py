@@ -7,6 +7,7 @@ not of a PCR). All integers are little-endian.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 from tdxstack.abi.binary import Reader
@@ -87,6 +88,15 @@ EVENT_TYPE_NAMES = {
 
 SPEC_ID_CRYPTO_AGILE = b"Spec ID Event03\0"
 MAX_ALGORITHMS = 16
+MAX_DIGESTS = 1 << 16
+"""More than the smallest events of a log area of 1 MiB hold; keeps memory in proportion to the input."""
+
+PADDING_BLOCK = 1 << 14
+"""Bytes that are compared at once."""
+
+_AGILE = struct.Struct("<IIIH")
+_LEGACY = struct.Struct("<II20sI")
+_SIZE = struct.Struct("<I")
 
 DAMAGED = "the log is damaged"
 NOT_A_LOG = "give the CCEL log area (/sys/firmware/acpi/tables/data/CCEL), from its first byte"
@@ -218,12 +228,14 @@ class SpecId:
 class EventLog:
     """A whole log. `spec_id` is None for a legacy SHA-1 log, which no TD writes but other machines do.
 
-    `padding` is what follows the last event in the log area: nothing, 0xFF bytes (edk2) or zeros (td-shim).
+    After the last event, the log area is filled up with `padding_size` bytes of `padding_byte`: none, 0xFF
+    (edk2) or zero (td-shim).
     """
 
     spec_id: SpecId | None
     events: tuple[Event, ...]
-    padding: bytes = b""
+    padding_size: int = 0
+    padding_byte: int = 0xFF
 
     @classmethod
     def parse(cls, data: bytes | memoryview) -> EventLog:
@@ -231,28 +243,30 @@ class EventLog:
 
         Raises `MalformedError`, which names the offset, on anything else.
         """
-        reader = Reader(data, "event log")
-        if not reader.remaining:
+        raw = bytes(data)
+        if not raw:
             raise MalformedError("event log: it is empty", hint=NOT_A_LOG)
-        spec_id, events = None, []
-        if not _at_padding(reader):
-            first = _legacy_event(reader)
-            if first.type == EV_NO_ACTION and first.data.startswith(SPEC_ID_CRYPTO_AGILE):
-                spec_id = SpecId.parse(first)
-            else:
-                events.append(first)
-        sizes = dict(spec_id.algorithms) if spec_id else {}
-        while not _at_padding(reader):
-            events.append(_agile_event(reader, sizes) if spec_id else _legacy_event(reader))
-        if spec_id is None and not events:
+        if _at_padding(raw, 0):
             raise MalformedError("event log: it holds padding and no event", hint=NOT_A_LOG)
-        return cls(spec_id, tuple(events), _padding(reader))
+        first, at = _legacy_event(raw, 0)
+        if first.type == EV_NO_ACTION and first.data.startswith(SPEC_ID_CRYPTO_AGILE):
+            spec_id = SpecId.parse(first)
+            events, at = agile_events(raw, at, dict(spec_id.algorithms))
+            return cls(spec_id, tuple(events), *_padding(raw, at))
+        events = [first]
+        while not _at_padding(raw, at):
+            event, at = _legacy_event(raw, at)
+            events.append(event)
+            if len(events) > MAX_DIGESTS:
+                raise _too_many(at)
+        return cls(None, tuple(events), *_padding(raw, at))
 
     def to_bytes(self) -> bytes:
         """The log area: header, events and padding."""
         agile = self.spec_id is not None
         header = self.spec_id.to_bytes() if self.spec_id else b""
-        return b"".join((header, *(event._to_bytes(agile) for event in self.events), self.padding))
+        padding = bytes((self.padding_byte,)) * self.padding_size
+        return b"".join((header, *(event._to_bytes(agile) for event in self.events), padding))
 
     def without_padding(self) -> EventLog:
         """The same log, ending with its last event."""
@@ -263,51 +277,106 @@ def _u32(value: int) -> bytes:
     return value.to_bytes(4, "little")
 
 
-def _at_padding(reader: Reader) -> bool:
+def _at_padding(data: bytes, at: int) -> bool:
     """Whether no event can start here: the end, or register and type all ones, or a header all zero.
 
     An EV_NO_ACTION event may have the register index 0xFFFFFFFF, so that the index alone tells nothing.
     """
-    head = reader.peek(12)
+    head = data[at : at + 12]
     return head[:8] == b"\xff" * len(head[:8]) or not any(head)
 
 
-def _padding(reader: Reader) -> bytes:
-    offset, padding = reader.offset, reader.rest()
-    if padding != padding[:1] * len(padding):
+def _padding(data: bytes, at: int) -> tuple[int, int]:
+    """Size and byte of what is left of `data`, which must be one byte repeated."""
+    if at == len(data):
+        return 0, 0xFF
+    block = data[at : at + 1] * PADDING_BLOCK
+    end = at
+    while data.startswith(block, end):
+        end += PADDING_BLOCK
+    if not block.startswith(data[end:]):
         raise MalformedError(
-            f"event log: the padding from offset {offset} on holds other bytes than 0x{padding[0]:02x}",
+            f"event log: the padding from offset {at} on holds other bytes than 0x{data[at]:02x}",
             hint=DAMAGED,
         )
-    return padding
+    return len(data) - at, data[at]
 
 
-def _legacy_event(reader: Reader) -> Event:
-    """A TCG_PCR_EVENT."""
-    mr_index, kind = reader.u32("register index"), reader.u32("event type")
-    digest = reader.take(SHA1_SIZE, "SHA-1 digest")
-    data = reader.take(reader.u32("event size"), "event data")
-    return Event(mr_index, kind, ((ALG_SHA1, digest),), data)
+def _legacy_event(data: bytes, at: int) -> tuple[Event, int]:
+    """The TCG_PCR_EVENT at `at`, and where it ends."""
+    try:
+        mr_index, kind, digest, size = _LEGACY.unpack_from(data, at)
+        start = at + _LEGACY.size
+        if size > len(data) - start:
+            raise _cut_short(data, at, {})
+    except struct.error:
+        raise _cut_short(data, at, {}) from None
+    return Event(mr_index, kind, ((ALG_SHA1, digest),), data[start : start + size]), start + size
 
 
-def _agile_event(reader: Reader, sizes: dict[int, int]) -> Event:
-    """A TCG_PCR_EVENT2 whose digests have the sizes that the log's header gives."""
-    offset = reader.offset
-    mr_index, kind = reader.u32("register index"), reader.u32("event type")
-    count = reader.u32("number of digests")
-    if not 0 < count <= len(sizes):
-        raise MalformedError(
-            f"event log: the event at offset {offset} has {count} digests, 1 to {len(sizes)} are possible",
-            hint=DAMAGED,
-        )
-    digests = []
-    for _ in range(count):
-        algorithm = reader.u16("digest algorithm")
-        if algorithm not in sizes:
-            raise MalformedError(
-                f"event log: the event at offset {offset} has a digest of algorithm 0x{algorithm:04x}",
-                hint=DAMAGED,
-            )
-        digests.append((algorithm, reader.take(sizes[algorithm], "digest")))
-    data = reader.take(reader.u32("event size"), "event data")
-    return Event(mr_index, kind, tuple(digests), data)
+def agile_events(data: bytes, at: int, sizes: dict[int, int]) -> tuple[list[Event], int]:
+    """The TCG_PCR_EVENT2s from `at` to the end or to padding, and where they end.
+
+    `sizes` are those of digests by algorithm. Raises `MalformedError`. One function, as it is what the time
+    of a log is spent in.
+    """
+    events: list[Event] = []
+    total = 0
+    try:
+        while at < len(data):
+            mr_index, kind, number, algorithm = _AGILE.unpack_from(data, at)
+            if not 0 < number <= len(sizes):
+                if _at_padding(data, at):
+                    break
+                raise _bad_digests(at, f"{number} digests, 1 to {len(sizes)} are possible")
+            total += number
+            if total > MAX_DIGESTS:
+                raise _too_many(at)
+            start = at + _AGILE.size
+            end = start + sizes[algorithm]
+            digests: tuple[tuple[int, bytes], ...] = ((algorithm, data[start:end]),)
+            for _ in range(number - 1):
+                algorithm = data[end] | data[end + 1] << 8
+                start = end + 2
+                end = start + sizes[algorithm]
+                digests += ((algorithm, data[start:end]),)
+            start = end + _SIZE.size
+            end = start + _SIZE.unpack_from(data, end)[0]
+            if end > len(data):
+                raise _cut_short(data, at, sizes)
+            events.append(Event(mr_index, kind, digests, data[start:end]))
+            at = end
+    except KeyError as error:
+        raise _bad_digests(at, f"a digest of algorithm 0x{error.args[0]:04x}") from None
+    except (struct.error, IndexError):
+        if not _at_padding(data, at):
+            raise _cut_short(data, at, sizes) from None
+    return events, at
+
+
+def _too_many(at: int) -> MalformedError:
+    return MalformedError(
+        f"event log: more than {MAX_DIGESTS} digests up to offset {at}",
+        hint="no firmware writes that many; the log is damaged",
+    )
+
+
+def _bad_digests(at: int, problem: str) -> MalformedError:
+    return MalformedError(f"event log: the event at offset {at} has {problem}", hint=DAMAGED)
+
+
+def _cut_short(data: bytes, at: int, sizes: dict[int, int]) -> MalformedError:
+    """Which field of the event at `at` the data ends in. `sizes` is empty for a TCG_PCR_EVENT."""
+    reader = Reader(data, "event log")
+    try:
+        reader.view(at, "events")
+        reader.view(8, "register index and event type")
+        if sizes:
+            for _ in range(reader.u32("number of digests")):
+                reader.view(sizes[reader.u16("digest algorithm")], "digest")
+        else:
+            reader.view(SHA1_SIZE, "SHA-1 digest")
+        reader.view(reader.u32("event size"), "event data")
+    except MalformedError as error:
+        return error
+    raise AssertionError("the event is whole")

@@ -38,11 +38,11 @@ def test_header_and_events() -> None:
 
 
 @pytest.mark.parametrize(
-    "padding", [b"", b"\xff", b"\xff" * 7, b"\xff" * 4096, b"\0", b"\0" * 11, b"\0" * 4096]
+    "padding", [b"", b"\xff", b"\xff" * 7, b"\xff" * 40000, b"\0", b"\0" * 11, b"\0" * 4096]
 )
 def test_ends_at_padding(padding: bytes) -> None:
     log = EventLog.parse(spec_bytes() + ONE + padding)
-    assert (len(log.events), log.padding) == (1, padding)
+    assert (len(log.events), log.padding_size) == (1, len(padding))
     assert log.to_bytes() == spec_bytes() + ONE + padding
     assert log.without_padding().to_bytes() == spec_bytes() + ONE
 
@@ -111,9 +111,10 @@ def test_names_of_registers_and_types() -> None:
         (spec_bytes() + ONE[:30], "digest needs 48 bytes"),
         (spec_bytes() + ONE + b"\xff" * 9 + b"\xfe", "padding from offset .* holds other bytes than 0xff"),
         (spec_bytes() + ONE + bytes(20) + b"\1", "padding from offset .* holds other bytes than 0x00"),
-        (spec_bytes() + ONE + b"\1", "register index needs 4 bytes"),
-        (spec_bytes() + struct.pack("<III", 1, 4, 0), "has 0 digests"),
-        (spec_bytes() + struct.pack("<III", 1, 4, 2), "has 2 digests"),
+        (spec_bytes() + ONE + b"\1", "register index and event type needs 8 bytes at offset 135, 1 are left"),
+        (spec_bytes() + struct.pack("<IIIH", 1, 4, 0, 12), "has 0 digests"),
+        (spec_bytes() + struct.pack("<IIIH", 1, 4, 2, 12), "has 2 digests"),
+        (spec_bytes() + struct.pack("<III", 1, 4, 1), "digest algorithm needs 2 bytes at offset 77, 0 are left"),
         (spec_bytes() + struct.pack("<IIIH", 1, 4, 1, 11), "algorithm 0x000b"),
         (
             spec_bytes() + struct.pack("<IIIH48sI", 1, 4, 1, 12, bytes(48), 0xFFFFFFFF),
@@ -125,6 +126,17 @@ def test_refused(data: bytes, message: str) -> None:
     with pytest.raises(MalformedError, match=message) as caught:
         EventLog.parse(data)
     assert caught.value.hint
+
+
+def test_more_events_than_any_log_has_are_refused() -> None:
+    smallest = struct.pack("<IIIHI", 1, 4, 1, 11, 0)
+    header = spec_bytes(((11, 0),))
+    most = event_log.MAX_DIGESTS
+    assert len(EventLog.parse(header + smallest * most).events) == most
+    with pytest.raises(MalformedError, match=f"more than 65536 digests up to offset {len(header) + most * 18}"):
+        EventLog.parse(header + smallest * (most + 1))
+    with pytest.raises(MalformedError, match="more than 65536 digests"):
+        EventLog.parse(struct.pack("<II20sI", 1, 4, b"x", 0) * (most + 1))
 
 
 def test_bytes_behind_the_header_are_refused() -> None:
@@ -143,9 +155,9 @@ events = st.builds(
 )
 
 
-@given(st.lists(events, max_size=8), st.sampled_from([b"", b"\xff" * 33, b"\0" * 33]))
-def test_round_trip(parts: list[Event], padding: bytes) -> None:
-    log = EventLog(SPEC, tuple(parts), padding)
+@given(st.lists(events, max_size=8), st.sampled_from([(0, 0xFF), (33, 0xFF), (33, 0)]))
+def test_round_trip(parts: list[Event], padding: tuple[int, int]) -> None:
+    log = EventLog(SPEC, tuple(parts), *padding)
     assert EventLog.parse(log.to_bytes()) == log
 
 
