@@ -114,7 +114,7 @@ def test_names_of_registers_and_types() -> None:
         (spec_bytes() + ONE + b"\1", "register index and event type needs 8 bytes at offset 135, 1 are left"),
         (spec_bytes() + struct.pack("<IIIH", 1, 4, 0, 12), "has 0 digests"),
         (spec_bytes() + struct.pack("<IIIH", 1, 4, 2, 12), "has 2 digests"),
-        (spec_bytes() + struct.pack("<III", 1, 4, 1), "digest algorithm needs 2 bytes at offset 77, 0 are left"),
+        (spec_bytes() + struct.pack("<III", 1, 4, 1), "algorithm needs 2 bytes at offset 77, 0 are left"),
         (spec_bytes() + struct.pack("<IIIH", 1, 4, 1, 11), "algorithm 0x000b"),
         (
             spec_bytes() + struct.pack("<IIIH48sI", 1, 4, 1, 12, bytes(48), 0xFFFFFFFF),
@@ -133,7 +133,8 @@ def test_more_events_than_any_log_has_are_refused() -> None:
     header = spec_bytes(((11, 0),))
     most = event_log.MAX_DIGESTS
     assert len(EventLog.parse(header + smallest * most).events) == most
-    with pytest.raises(MalformedError, match=f"more than 65536 digests up to offset {len(header) + most * 18}"):
+    said = f"more than 65536 digests up to offset {len(header) + most * 18}"
+    with pytest.raises(MalformedError, match=said):
         EventLog.parse(header + smallest * (most + 1))
     with pytest.raises(MalformedError, match="more than 65536 digests"):
         EventLog.parse(struct.pack("<II20sI", 1, 4, b"x", 0) * (most + 1))
