@@ -10,6 +10,7 @@ import click
 
 from tdxstack.cli import tdx
 from tdxstack.verification.boot import BOOT_CHECKS
+from tdxstack.verification.quote import POLICY_CHECKS
 
 REFERENCE = Path(__file__).parents[2] / "docs/reference"
 
@@ -33,7 +34,7 @@ def test_every_check_is_explained() -> None:
         for line in (REFERENCE / "checks.md").read_text().splitlines()
         if line.startswith("| `")
     ]
-    assert explained == list(BOOT_CHECKS)
+    assert explained == [*BOOT_CHECKS, *POLICY_CHECKS]
 
 
 def pages(command: click.Command, path: str, parent: click.Context | None) -> Iterator[str]:

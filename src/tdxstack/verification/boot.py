@@ -19,7 +19,7 @@ from tdxstack.measurement.replay import REGISTER_NAMES, Rtmrs, replay
 from tdxstack.verification import result
 from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, TrustAnchor
 from tdxstack.verification.inputs import Loaded, ParsedCollateral, load
-from tdxstack.verification.policy import Policy
+from tdxstack.verification.policy import AnyPolicy
 from tdxstack.verification.quote import QUOTE_CHECKS, QuoteResult, verify_quote
 from tdxstack.verification.result import Check, fail, judged, not_applicable, unknown
 
@@ -118,7 +118,7 @@ def verify_boot(
     *,
     time: datetime,
     anchors: Sequence[TrustAnchor] = (INTEL_SGX_ROOT_CA,),
-    policy: Policy | None = None,
+    policy: AnyPolicy | None = None,
 ) -> BootResult:
     """Verify what a TD says of its boot, as of `time`. Parameters and `UsageError` as with `verify_quote`.
 

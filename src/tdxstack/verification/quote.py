@@ -15,9 +15,11 @@ from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, Certificate, T
 from tdxstack.verification.chains import stamp
 from tdxstack.verification.evaluation import Shortfall
 from tdxstack.verification.inputs import ParsedCollateral, Terms
+from tdxstack.verification.judgement import judge
 from tdxstack.verification.memo import Memo
 from tdxstack.verification.pck import Pck
-from tdxstack.verification.policy import Policy
+from tdxstack.verification.policy import AnyPolicy, Policy
+from tdxstack.verification.policy_checks import check_platform_demands
 from tdxstack.verification.quote_checks import (
     check_emulated,
     check_format,
@@ -55,7 +57,19 @@ QUOTE_CHECKS: Final = (
     "td.attributes",
     "emulated.allowed",
 )
-"""The ids of the checks in every result of `Verifier.verify`, in this order; `td.expected.*` may follow."""
+"""The ids of the checks in every result of `Verifier.verify`, in this order; `POLICY_CHECKS` may follow."""
+
+POLICY_CHECKS: Final = (
+    "tcb.advisories",
+    "pck.fmspc",
+    "pck.ca",
+    "td.service_td",
+    "td.nonce",
+    "td.expected.*",
+    "policy.any_of",
+    "policy.all_of",
+)
+"""The ids of the checks that are made where a policy asks for them; `*` stands for a register's name."""
 
 _MAX_CERTIFICATES: Final = 1024
 _MAX_PCKS: Final = 256
@@ -148,7 +162,7 @@ class Verifier:
     __slots__ = ("_anchors", "_certificates", "_collateral", "_common", "_pcks", "_policy", "_signatures")
 
     def __init__(
-        self, *, anchors: Sequence[TrustAnchor] = (INTEL_SGX_ROOT_CA,), policy: Policy | None = None
+        self, *, anchors: Sequence[TrustAnchor] = (INTEL_SGX_ROOT_CA,), policy: AnyPolicy | None = None
     ) -> None:
         """The default policy is the strict one. Raises `UsageError` if there is no anchor."""
         if not anchors:
@@ -168,27 +182,40 @@ class Verifier:
         *,
         time: datetime,
         pck_chain: bytes | None = None,
+        policy: AnyPolicy | None = None,
     ) -> QuoteResult:
         """Verify `quote` as of `time`.
 
         `pck_chain` (PEM) replaces the PCK chain of the quote; quotes with certification data 1, 2, 3 have
-        none. Bad evidence gives failed checks, never an exception. Raises `UsageError` for a time without a
-        time zone.
+        none. `policy` replaces the verifier's for this quote, as a nonce requires. Bad evidence gives failed
+        checks, never an exception. Raises `UsageError` for a time without a time zone.
         """
-        terms = Terms(in_utc(time), self._anchors, self._policy, self._signatures)
+        time = in_utc(time)
         parsed = self._parsed(collateral)
         found = self._pck(quote.signature.certification, parsed, pck_chain)
         platform = Tcb.of(
             parsed.tcb_info, parsed.qe_identity, found.extension, quote.body, quote.signature.qe_report
         )
-        checks = self._checks(quote, found, parsed, platform, terms)
+        signed = check_signature(quote)
+
+        def check(one: Policy) -> tuple[Check, ...]:
+            terms = Terms(time, self._anchors, one, self._signatures)
+            return self._checks(quote, signed, found, parsed, platform, terms)
+
+        checks = judge(policy or self._policy, check)
         extension = found.extension.value
         return QuoteResult(
             quote, checks, _outcome(platform, parsed), extension, found.ca, bool(found.emulation)
         )
 
     def _checks(
-        self, quote: Quote, found: Pck, collateral: ParsedCollateral, platform: Tcb, terms: Terms
+        self,
+        quote: Quote,
+        signed: Check,
+        found: Pck,
+        collateral: ParsedCollateral,
+        platform: Tcb,
+        terms: Terms,
     ) -> tuple[Check, ...]:
         """Every check under the policy in `terms`, in the order of `QUOTE_CHECKS`."""
         policy = terms.policy
@@ -198,7 +225,7 @@ class Verifier:
         )
         own = (
             check_format(quote),
-            check_signature(quote),
+            signed,
             check_qe_report_signature(quote, found, terms),
             check_qe_report_binding(quote),
             tcb.check_platform(collateral.tcb_info, found.extension, quote.body),
@@ -211,7 +238,11 @@ class Verifier:
             check_emulated(found, policy),
         )
         checks = {**common, **{check.id: check for check in own}}
-        return (*(checks[check_id] for check_id in QUOTE_CHECKS), *td.check_expected(quote.body, policy))
+        return (
+            *(checks[check_id] for check_id in QUOTE_CHECKS),
+            *check_platform_demands(found, platform, policy),
+            *td.check_demands(quote.body, policy),
+        )
 
     def _parsed(self, collateral: Collateral | ParsedCollateral) -> ParsedCollateral:
         if isinstance(collateral, ParsedCollateral):
@@ -238,7 +269,7 @@ def verify_quote(
     *,
     time: datetime,
     anchors: Sequence[TrustAnchor] = (INTEL_SGX_ROOT_CA,),
-    policy: Policy | None = None,
+    policy: AnyPolicy | None = None,
     pck_chain: bytes | None = None,
 ) -> QuoteResult:
     """Verify one quote with a `Verifier` of its own; parameters and `UsageError` are the verifier's."""
