@@ -46,6 +46,11 @@ class Collateral:
             raise MalformedError(f"collateral is not JSON: {error}", hint=_HINT) from error
         if not isinstance(document, dict):
             raise MalformedError(f"collateral is a JSON {type(document).__name__}", hint=_HINT)
+        return cls.from_document(document)
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Collateral:
+        """The same from parsed JSON. Raises `MalformedError`."""
         if "tcb_info_signature" in document:
             return _from_dcap_qvl(document)
         if document.get("format") != BUNDLE_FORMAT:
@@ -62,7 +67,11 @@ class Collateral:
 
     def to_json(self) -> bytes:
         """tdxstack's own form: a JSON object of strings, CRLs in PEM. Raises `MalformedError`."""
-        document = {
+        return json.dumps(self.to_document(), indent=2).encode() + b"\n"
+
+    def to_document(self) -> dict[str, str]:
+        """The same before it is written as JSON. Raises `MalformedError`."""
+        return {
             "format": BUNDLE_FORMAT,
             "pck_crl_issuer_chain": _decoded(self.pck_crl_issuer_chain, "pck_crl_issuer_chain"),
             "root_ca_crl": _crl_pem(self.root_ca_crl),
@@ -72,7 +81,6 @@ class Collateral:
             "qe_identity_issuer_chain": _decoded(self.qe_identity_issuer_chain, "qe_identity_issuer_chain"),
             "qe_identity": _decoded(self.qe_identity, "qe_identity"),
         }
-        return json.dumps(document, indent=2).encode() + b"\n"
 
     def to_dcap_qvl_json(self) -> bytes:
         """dcap-qvl's `QuoteCollateralV3`: signatures apart, CRLs in hex. Raises `MalformedError`."""
