@@ -1,0 +1,187 @@
+"""HTTP as fetching collateral needs it: one small document at a time, bounded in size and in time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+import httpx
+
+from tdxstack.errors import UnavailableError, UsageError
+
+MAX_BODY: Final = 4 << 20
+"""Bytes of one answer; TCB info and revocation lists have tens of thousands."""
+
+ATTEMPT_SECONDS: Final = 20.0
+"""For one attempt, from the name's resolution to the last byte."""
+
+DELAYS: Final = (0.5, 1.0, 2.0)
+"""Seconds before each further attempt, where the server names none."""
+
+MAX_WAIT: Final = 30.0
+"""Seconds that a server may ask us to wait."""
+
+_AGAIN = {429, 500, 502, 503, 504}
+_NETWORK_HINT = "check the network and the proxy; collateral can also come from a file or from --offline"
+
+
+def no_proxy(_url: str) -> str | None:
+    """Connect to everything directly."""
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """How to reach a service. `proxy_for` gives the proxy for a URL, or None.
+
+    `ca_file` (PEM) replaces the system's authorities, as for a PCCS with a certificate of its own.
+    """
+
+    ca_file: Path | None = None
+    proxy_for: Callable[[str], str | None] = no_proxy
+    attempt_seconds: float = ATTEMPT_SECONDS
+    max_body: int = MAX_BODY
+    sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep, repr=False)
+
+    def tls(self) -> ssl.SSLContext:
+        """TLS 1.2 or newer, with names and certificates checked. Raises `UsageError` for a bad file."""
+        try:
+            return ssl.create_default_context(cafile=self.ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise UsageError(
+                f"CA file {self.ca_file} cannot be used: {error.strerror or error}",
+                hint="give certificates in PEM",
+            ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status, headers by lower-case name, and body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Http:
+    """Connections to a few servers, closed with the `async with` block."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._tls = network.tls()
+        self._stack = contextlib.AsyncExitStack()
+        self._clients: dict[str | None, httpx.AsyncClient] = {}
+
+    async def __aenter__(self) -> Http:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def get(self, url: str, headers: Mapping[str, str]) -> Answer:
+        """The answer, whatever its status, but not a redirection.
+
+        What may pass is tried again: no connection, an answer cut short, 429 and 5xx. Raises
+        `UnavailableError` naming URL and cause.
+        """
+        problem = ""
+        for delay in (*DELAYS, None):
+            wait = delay
+            try:
+                answer = await self._attempt(url, headers)
+            except (httpx.TransportError, TimeoutError) as error:
+                problem = self._cause(url, error)
+            else:
+                if answer.status not in _AGAIN:
+                    return answer
+                problem = f"HTTP status {answer.status}"
+                asked = _retry_after(answer.headers)
+                if asked is not None and asked > MAX_WAIT:
+                    raise _failed(url, f"{problem}: the server asks to wait {asked:.0f} s", "try again later")
+                wait = delay if asked is None or delay is None else asked
+            if wait is not None:
+                await self._network.sleep(wait)
+        raise _failed(url, f"{problem} ({len(DELAYS) + 1} attempts)", _NETWORK_HINT)
+
+    async def _attempt(self, url: str, headers: Mapping[str, str]) -> Answer:
+        client = await self._client(self._network.proxy_for(url))
+        # Not compressed: what is small on the wire must not be large in memory.
+        wanted = {"Accept-Encoding": "identity", **headers}
+        # httpx bounds each step; a server that sends a byte a second is bounded here.
+        async with asyncio.timeout(self._network.attempt_seconds):
+            async with client.stream("GET", url, headers=wanted) as response:
+                if response.has_redirect_location:
+                    target = response.headers["location"][:200]
+                    raise _failed(
+                        url,
+                        f"redirected to {target!a}",
+                        "redirections are not followed; name the right source",
+                    )
+                if response.headers.get("content-encoding", "identity") != "identity":
+                    raise _failed(
+                        url, "the answer is compressed although that was not asked for", _NETWORK_HINT
+                    )
+                body = bytearray()
+                async for part in response.aiter_raw():
+                    body += part
+                    if len(body) > self._network.max_body:
+                        raise _failed(
+                            url,
+                            f"the answer has more than {self._network.max_body} bytes",
+                            "this is not collateral; check the source",
+                        )
+                return Answer(response.status_code, dict(response.headers), bytes(body))
+
+    async def _client(self, proxy: str | None) -> httpx.AsyncClient:
+        if proxy not in self._clients:
+            try:
+                client = httpx.AsyncClient(
+                    verify=self._tls, trust_env=False, proxy=proxy, timeout=self._network.attempt_seconds
+                )
+            except (ValueError, httpx.InvalidURL):
+                raise UsageError(
+                    "the proxy is not the address of an HTTP proxy", hint="see HTTPS_PROXY"
+                ) from None
+            self._clients[proxy] = await self._stack.enter_async_context(client)
+        return self._clients[proxy]
+
+    def _cause(self, url: str, error: Exception) -> str:
+        """What happened, in a few words. Raises `UnavailableError` for what will not pass by itself."""
+        if isinstance(error, (TimeoutError, httpx.TimeoutException)):
+            return f"no complete answer within {self._network.attempt_seconds:g} s"
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                raise _failed(
+                    url,
+                    f"the server's certificate is not trusted: {cause.verify_message}",
+                    "give the CA of a PCCS with a certificate of its own with --ca-file",
+                )
+            cause = cause.__cause__ or cause.__context__
+        where = "at the proxy: " if isinstance(error, httpx.ProxyError) else ""
+        return f"{where}{error or type(error).__name__}"
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server asks to wait (RFC 9110, 10.2.3); a date is compared with the server's own."""
+    text = headers.get("retry-after", "")
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        span = parsedate_to_datetime(text) - parsedate_to_datetime(headers["date"])
+    except (ValueError, TypeError, KeyError):
+        return None
+    return max(0.0, span.total_seconds())
+
+
+def _failed(url: str, cause: str, hint: str) -> UnavailableError:
+    return UnavailableError(f"{url} cannot be fetched: {cause}", hint=hint)
