@@ -10,9 +10,12 @@ import pytest
 from tdxstack.abi import td_hob, tdvf
 from tdxstack.abi.ccel import CcelTable
 from tdxstack.abi.event_log import EV_EFI_HANDOFF_TABLES2, EventLog
+from tdxstack.abi.ima_log import parse_ima_log
+from tdxstack.abi.quote import Quote, TdBody10
 from tdxstack.errors import MalformedError
 from tdxstack.measurement.describe import describe
 from tdxstack.measurement.digests import check_digest
+from tdxstack.measurement.ima import describe_ima, extend_rtmrs, replay_ima
 from tdxstack.measurement.replay import replay
 
 VECTORS = Path(__file__).parents[3] / "shared/vectors"
@@ -161,3 +164,22 @@ def test_ccel_table(name: str, length: int) -> None:
     assert table.is_tdx
     assert table.log_area_length == length
     assert table.to_bytes() == data
+
+
+def test_ima_log_of_a_tpm() -> None:
+    """Entries with signatures, some appended to kernel modules; every digest is that of its data."""
+    data = vector("Fraunhofer-AISEC+measured-boot-tools/parse-ima-pcr/test/binary_runtime_measurements")
+    entries = list(parse_ima_log(data))
+    assert b"".join(entry.to_bytes() for entry in entries) == data
+    assert [entry.template for entry in entries] == ["ima-sig", *["ima-modsig"] * 3, *["ima-sig"] * 2]
+    assert replay_ima(entries, "sha1").mismatches == ()
+    assert all(describe_ima(entry).isprintable() for entry in entries)
+
+
+def test_ima_in_rtmr2_explains_the_quote() -> None:
+    """The boot log alone does not: the TD's kernel has extended RTMR2 with IMA's measurements."""
+    quote = Quote.parse(vector(f"{CC_API}/quote.bin"))
+    assert isinstance(quote.body, TdBody10)
+    booted = replay(EventLog.parse(vector(f"{CC_API}/ccel_data.bin")).events)
+    assert [a == b for a, b in zip(booted, quote.body.rtmrs, strict=True)] == [True, True, False, True]
+    assert extend_rtmrs(booted, parse_ima_log(vector(f"{CC_API}/ima_log.bin"))) == quote.body.rtmrs
