@@ -14,11 +14,11 @@ from tdxstack.abi.tdreport import TdReport
 from tdxstack.errors import MalformedError
 from tdxstack.evidence.binding import report_data
 from tdxstack.evidence.document import Evidence
-from tdxstack.measurement.digests import check_digest
 from tdxstack.measurement.replay import REGISTER_NAMES, Rtmrs, replay
 from tdxstack.verification import result
 from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, TrustAnchor
 from tdxstack.verification.inputs import Loaded, ParsedCollateral, load
+from tdxstack.verification.log_checks import check_log_digests, check_log_format, check_replay
 from tdxstack.verification.policy import AnyPolicy
 from tdxstack.verification.quote import QUOTE_CHECKS, QuoteResult, verify_quote
 from tdxstack.verification.result import Check, fail, judged, not_applicable, unknown
@@ -144,7 +144,7 @@ def verify_boot(
         check_ccel_table(evidence),
         check_log_format(log),
         check_log_digests(log),
-        *(_check_replay(number, registers[f"rtmr{number}"], body, rtmrs) for number in range(3)),
+        *(_check_replay(number, registers, body.problem or rtmrs.problem) for number in range(3)),
         check_rtmr3(registers["rtmr3"], body),
     )
     return BootResult(checks, registers, outcome, outcome is not None and outcome.emulated)
@@ -274,34 +274,6 @@ def check_ccel_table(evidence: Evidence) -> Check:
     return judged("ccel.table", not problems, expected, found, "; ".join(problems))
 
 
-def check_log_format(log: Loaded[EventLog]) -> Check:
-    """event_log.format: the log can be read to its end."""
-    expected = "a crypto-agile event log with SHA-384"
-    if log.value is None:
-        return fail("event_log.format", expected, "none", log.problem)
-    agile = log.value.spec_id is not None
-    found = f"{'crypto-agile' if agile else 'legacy'}, {len(log.value.events)} events"
-    return judged("event_log.format", agile, expected, found, "TDs write crypto-agile logs only")
-
-
-def check_log_digests(log: Loaded[EventLog]) -> Check:
-    """event_log.digests: where an event's data is what was hashed, its digest is the data's."""
-    if log.value is None:
-        return unknown("event_log.digests", log.problem)
-    wrong = [
-        f"event {number} ({event.type_name})"
-        for number, event in enumerate(log.value.events)
-        if check_digest(event).status == "fail"
-    ]
-    return judged(
-        "event_log.digests",
-        not wrong,
-        "digests of the logged data",
-        ", ".join(wrong) if wrong else "all that the log can show agree",
-        "the log tells something else than what was measured",
-    )
-
-
 def check_rtmr3(register: Register, body: Loaded[TdBody10]) -> Check:
     """rtmr3: as expected. Firmware never extends it, and software that does leaves no event in the log."""
     if register.measured is None:
@@ -317,17 +289,9 @@ def check_rtmr3(register: Register, body: Loaded[TdBody10]) -> Check:
     )
 
 
-def _check_replay(number: int, register: Register, body: Loaded[TdBody10], rtmrs: Loaded[Rtmrs]) -> Check:
-    check_id = f"rtmr{number}.replay"
-    if register.expected is None or register.measured is None:
-        return unknown(check_id, body.problem or rtmrs.problem)
-    return judged(
-        check_id,
-        register.match,
-        register.expected.hex(),
-        register.measured.hex(),
-        "the event log is not the one of this boot, or software has extended the register without an event",
-    )
+def _check_replay(number: int, registers: Mapping[str, Register], problem: str) -> Check:
+    register = registers[f"rtmr{number}"]
+    return check_replay(number, register.expected, register.measured, problem)
 
 
 def _report_checks(evidence: Evidence, body: Loaded[TdBody10]) -> tuple[Check, ...]:

@@ -19,6 +19,7 @@ from tdxstack.verification.chains import RevocationList, chain_problems, stamp, 
 from tdxstack.verification.emulated import is_emulated_fmspc
 from tdxstack.verification.inputs import Loaded, ParsedCollateral, Terms, load
 from tdxstack.verification.memo import Memo
+from tdxstack.verification.policy import PCK_CAS
 from tdxstack.verification.result import Check, fail, judged, ok, unknown
 from tdxstack.verification.sgx_extension import SgxExtension
 from tdxstack.verification.signatures import PublicKey
@@ -61,8 +62,13 @@ class Pck:
     @property
     def ca(self) -> str:
         """Which of Intel's authorities issued the certificate: "platform", "processor" or ""."""
-        name = self.chain.value[0].issuer_name.lower() if self.chain.value else ""
-        return next((ca for ca in ("platform", "processor") if ca in name), "")
+        return ca_of(self.chain.value or ())
+
+
+def ca_of(chain: Sequence[Certificate]) -> str:
+    """Which of Intel's authorities issued the first certificate: "platform", "processor" or ""."""
+    name = chain[0].issuer_name.lower() if chain else ""
+    return next((ca for ca in PCK_CAS if ca in name), "")
 
 
 def check_chain(pck: Pck, terms: Terms) -> Check:

@@ -27,6 +27,7 @@ from tdxstack.verification.quote_checks import (
     check_qe_report_signature,
     check_signature,
 )
+from tdxstack.verification.quote_facts import pck_facts, quote_facts
 from tdxstack.verification.result import Check, Status
 from tdxstack.verification.sgx_extension import SgxExtension
 from tdxstack.verification.signatures import SignatureMemory
@@ -139,14 +140,15 @@ class QuoteResult:
         return [check for check in self.checks if check.status in (Status.FAIL, Status.UNKNOWN)]
 
     def to_json(self) -> dict[str, Any]:
-        """verdict, emulated, tcb_status, advisory_ids, tcb, pck, checks."""
+        """verdict, emulated, tcb_status, advisory_ids, tcb, pck, quote (as `quote_facts`), checks."""
         return {
             "verdict": self.verdict,
             "emulated": self.emulated,
             "tcb_status": self.tcb.status.value if self.tcb else None,
             "advisory_ids": list(self.tcb.advisories) if self.tcb else [],
             "tcb": self.tcb.to_json() if self.tcb else None,
-            "pck": _pck_json(self.pck, self.pck_ca) if self.pck else None,
+            "pck": pck_facts(self.pck, self.pck_ca) if self.pck else None,
+            "quote": quote_facts(self.quote),
             "checks": [check.to_json() for check in self.checks],
         }
 
@@ -336,18 +338,3 @@ def _outcome(platform: Tcb, collateral: ParsedCollateral) -> TcbOutcome | None:
         evaluation_number=info.evaluation_number,
         current_status=evaluation.current_status,
     )
-
-
-def _pck_json(extension: SgxExtension, ca: str) -> dict[str, Any]:
-    instance = extension.platform_instance_id
-    return {
-        "fmspc": extension.fmspc.hex(),
-        "pce_id": extension.pce_id.hex(),
-        "cpusvn": extension.cpusvn.hex(),
-        "components": list(extension.components),
-        "pcesvn": extension.pcesvn,
-        "ppid": extension.ppid.hex(),
-        "sgx_type": extension.sgx_type_name,
-        "platform_instance_id": instance.hex() if instance else None,
-        "ca": ca,
-    }
