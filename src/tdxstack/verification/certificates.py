@@ -62,6 +62,11 @@ class Certificate:
         try:
             subject, issuer = certificate.subject, certificate.issuer
             name = common_name(subject)
+            if certificate.serial_number <= 0:  # RFC 5280, 4.1.2.2; the library looks up none below zero
+                raise MalformedError(
+                    f"certificate {name!r}: serial number {certificate.serial_number} is not positive",
+                    hint="the certificate is damaged",
+                )
             return cls(
                 name=name,
                 subject=subject.public_bytes(),

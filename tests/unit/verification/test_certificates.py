@@ -174,6 +174,18 @@ def test_other_keys_are_malformed() -> None:
         TrustAnchor.from_certificate(certificate.public_bytes(Encoding.PEM))
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_negative_serial_numbers_are_malformed(keys: Keys) -> None:
+    """No revocation list can hold them; asked for one, the library raises."""
+    der = keys.pck.public_bytes(Encoding.DER)
+    size = (keys.pck.serial_number.bit_length() + 8) // 8
+    number = keys.pck.serial_number.to_bytes(size, "big")
+    assert der.count(number) == 1
+    changed = der.replace(number, bytes((number[0] | 0x80,)) + number[1:])
+    with pytest.raises(MalformedError, match="is not positive"):
+        TrustAnchor.from_certificate(changed)
+
+
 def test_an_anchor_from_a_certificate_knows_whether_it_is_emulated(keys: Keys) -> None:
     for encoding in (Encoding.PEM, Encoding.DER):
         anchor = TrustAnchor.from_certificate(keys.root.public_bytes(encoding))
