@@ -1,5 +1,5 @@
 #!/bin/sh
-# Every check and test. --fast leaves out what boots TDs. Other arguments go to pytest.
+# Every check and test. --fast leaves out what boots TDs, and most of the mutations. Other arguments go to pytest.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -25,7 +25,7 @@ step "$python" -m ruff format --check .
 step "$python" -m mypy
 step "$here/.venv-dev/bin/lint-imports"
 if [ -n "$fast" ]; then
-    step "$python" -m pytest -m "not e2e" --benchmark-disable "$@"
+    step "$python" -m pytest -m "not e2e" --benchmark-disable --mutations 50 "$@"
 else
     step "$python" -m pytest --benchmark-disable "$@"
 fi

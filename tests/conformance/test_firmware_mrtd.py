@@ -13,8 +13,7 @@ from tdxstack.files import Directories
 from tdxstack.firmware.fetch import PACKAGE
 from tdxstack.firmware.find import Firmware, directories, find
 from tdxstack.measurement.mrtd import mrtd
-
-VECTORS = Path(__file__).parents[3] / "shared/vectors"
+from tests.conformance import vectors
 
 GIB = 1 << 30
 
@@ -44,11 +43,9 @@ def test_debian_firmware() -> None:
     assert len(build(metadata, 4 * GIB).to_bytes()) == 496
 
 
+@pytest.mark.vectors
 def test_fedora_firmware() -> None:
-    path = VECTORS / "virtee+tdx/tests/data/OVMF.inteltdx.fd"
-    if not path.is_file():
-        pytest.skip("no public vectors beside this checkout")
-    result = mrtd(path.read_bytes())
+    result = mrtd(vectors.read("virtee+tdx/tests/data/OVMF.inteltdx.fd"))
     assert result.single_pass.hex().startswith("88c63708f207ab01a46b4d9424ea92ab")
     assert result.single_pass.hex().endswith("be0740b808894d55")
     assert result.two_pass.hex().startswith("307c9a6831bdd6e6f56d9305f9598d23")
