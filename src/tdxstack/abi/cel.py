@@ -1,0 +1,266 @@
+"""The TCG Canonical Event Log (CEL), in its TLV and its JSON encoding.
+
+Sources: TCG Canonical Event Log Format 1.0, sections 4 and 5; google/go-eventlog `cel/` for registers of
+confidential computing (type 108) and Container-Optimized OS (content 80); systemd `tpm2-util.c` for its log
+of JSON records, each behind a record separator (RFC 7464). In TLVs a type is 1 byte, a length 4, big-endian.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tdxstack.abi.binary import Reader
+from tdxstack.errors import MalformedError
+
+RECNUM, PCR, NV_INDEX, DIGESTS, CCMR = 0, 1, 2, 3, 108
+REGISTER_KINDS = {PCR: "pcr", NV_INDEX: "nv_index", CCMR: "ccmr"}
+
+CONTENT_NAMES = {4: "cel", 5: "pcclient_std", 7: "ima_template", 8: "ima_tlv", 80: "cos"}
+CONTENT_TYPES = {name: number for number, name in CONTENT_NAMES.items()}
+
+ALGORITHMS = {
+    0x04: ("sha1", 20),
+    0x0B: ("sha256", 32),
+    0x0C: ("sha384", 48),
+    0x0D: ("sha512", 64),
+    0x12: ("sm3", 32),
+}
+_ALGORITHM_IDS = {name: number for number, (name, _) in ALGORITHMS.items()}
+
+MAX_RECORDS = 1 << 16
+MAX_JSON = 2 << 20
+"""Bytes of one JSON document; what it is turned into costs up to thirty times as much."""
+
+RECORD_SEPARATOR = b"\x1e"
+DAMAGED = "the log is damaged"
+NOT_A_LOG = "give a canonical event log in TLV or JSON"
+
+
+@dataclass(frozen=True, slots=True)
+class CelRecord:
+    """One measurement: four TLVs.
+
+    | type        | value                                                                      |
+    |-------------|----------------------------------------------------------------------------|
+    | 0           | number of the record, big-endian                                           |
+    | 1, 2 or 108 | PCR, NV index or register of confidential computing (1 is RTMR0)           |
+    | 3           | digests, each a TLV with the low byte of the algorithm's id as its type     |
+    | other       | content, see `CONTENT_NAMES`; what it holds are TLVs again                 |
+
+    `content_type` is the name, or the number in decimal digits. `content` are the bytes; what JSON holds that
+    the TLV encoding has no form for (systemd's), is JSON.
+    """
+
+    number: int
+    register_kind: str
+    register: int
+    digests: tuple[tuple[int, bytes], ...]
+    content_type: str
+    content: bytes
+    number_size: int = 8
+    register_size: int = 1
+
+    def digest(self, algorithm: int) -> bytes | None:
+        """The digest of one algorithm, or None where the record has none."""
+        return next((digest for name, digest in self.digests if name == algorithm), None)
+
+    def to_bytes(self) -> bytes:
+        """The record in TLV encoding. Raises `MalformedError` for content that only JSON has a form for."""
+        kind = next(kind for kind, name in REGISTER_KINDS.items() if name == self.register_kind)
+        content_type = CONTENT_TYPES.get(self.content_type)
+        if content_type is None and not self.content_type.isdecimal():
+            raise MalformedError(
+                f"CEL: content of type {self.content_type!r} has no TLV encoding", hint="keep the log in JSON"
+            )
+        return b"".join(
+            (
+                tlv(RECNUM, self.number.to_bytes(self.number_size, "big")),
+                tlv(kind, self.register.to_bytes(self.register_size, "big")),
+                tlv(DIGESTS, b"".join(tlv(name, digest) for name, digest in self.digests)),
+                tlv(int(self.content_type) if content_type is None else content_type, self.content),
+            )
+        )
+
+
+def tlv(kind: int, value: bytes) -> bytes:
+    """One type, length, value."""
+    return bytes((kind,)) + len(value).to_bytes(4, "big") + value
+
+
+def read_tlvs(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The TLVs that fill `data`. Raises `MalformedError` if one is cut short."""
+    reader = Reader(data, "CEL content")
+    while reader.remaining:
+        kind = reader.u8("type")
+        yield kind, reader.take(int.from_bytes(reader.take(4, "length"), "big"), "value")
+
+
+def is_cel(data: bytes) -> bool:
+    """Whether `data` starts as a canonical event log does: a number of 1 to 8 bytes, or its JSON."""
+    start = data[:1024].lstrip(b" \t\r\n" + RECORD_SEPARATOR)
+    if start[:1] in (b"{", b"["):
+        return b'"content_type"' in data[:MAX_JSON] and b'"digests"' in data[:MAX_JSON]
+    return data[:4] == b"\0\0\0\0" and 1 <= int.from_bytes(data[4:5], "big") <= 8
+
+
+def parse_cel(data: bytes) -> tuple[CelRecord, ...]:
+    """The records of a log in TLV or JSON encoding (a list, or one document after a separator or line each).
+
+    Raises `MalformedError`, which names the offset or the record; also for the CBOR encoding.
+    """
+    if not data:
+        raise MalformedError("CEL: it is empty", hint=NOT_A_LOG)
+    if data.lstrip(b" \t\r\n" + RECORD_SEPARATOR)[:1] in (b"{", b"["):
+        return _json_records(data)
+    if 0x80 <= data[0] <= 0xBF:
+        raise MalformedError(
+            f"CEL: it starts with CBOR byte {data[0]:#x}",
+            hint="the CBOR encoding is not supported; " + NOT_A_LOG,
+        )
+    reader = Reader(data, "CEL")
+    records: list[CelRecord] = []
+    digests = 0
+    while reader.remaining:
+        record = _tlv_record(reader)
+        digests += len(record.digests)
+        if digests > MAX_RECORDS or len(records) == MAX_RECORDS:
+            raise MalformedError(
+                f"CEL: more than {MAX_RECORDS} records or digests up to offset {reader.offset}", hint=DAMAGED
+            )
+        records.append(record)
+    return tuple(records)
+
+
+def _tlv_record(reader: Reader) -> CelRecord:
+    number = _expected_tlv(reader, (RECNUM,), "record number")[1]
+    kind, register = _expected_tlv(reader, tuple(REGISTER_KINDS), "register")
+    for name, value in (("record number", number), ("register", register)):
+        if not 1 <= len(value) <= 8:
+            raise MalformedError(
+                f"CEL: {name} of {len(value)} bytes before offset {reader.offset}", hint=DAMAGED
+            )
+    at = reader.offset
+    digests = tuple(
+        _digest(*part, f"at offset {at}")
+        for part in read_tlvs(_expected_tlv(reader, (DIGESTS,), "digests")[1])
+    )
+    content_type, content = _expected_tlv(reader, (), "content")
+    return CelRecord(
+        int.from_bytes(number, "big"),
+        REGISTER_KINDS[kind],
+        int.from_bytes(register, "big"),
+        digests,
+        CONTENT_NAMES.get(content_type, str(content_type)),
+        content,
+        len(number),
+        len(register),
+    )
+
+
+def _expected_tlv(reader: Reader, kinds: tuple[int, ...], field: str) -> tuple[int, bytes]:
+    at = reader.offset
+    kind = reader.u8(f"type of {field}")
+    if kinds and kind not in kinds:
+        raise MalformedError(
+            f"CEL: type {kind} at offset {at} is no {field}", hint=NOT_A_LOG if at == 0 else DAMAGED
+        )
+    return kind, reader.take(int.from_bytes(reader.take(4, f"length of {field}"), "big"), field)
+
+
+def _digest(algorithm: int, digest: bytes, where: str) -> tuple[int, bytes]:
+    name, size = ALGORITHMS.get(algorithm, ("", 0))
+    if not name or len(digest) != size:
+        raise MalformedError(
+            f"CEL: digest of algorithm 0x{algorithm:02x} and {len(digest)} bytes {where}", hint=DAMAGED
+        )
+    return algorithm, digest
+
+
+def _json_records(data: bytes) -> tuple[CelRecord, ...]:
+    if len(data) > MAX_JSON:
+        raise MalformedError(
+            f"CEL: {len(data)} bytes of JSON, at most {MAX_JSON} are read", hint="give it in TLV encoding"
+        )
+    text = data.strip(b" \t\r\n")
+    parts = [text] if text[:1] == b"[" else text.replace(RECORD_SEPARATOR, b"\n").split(b"\n")
+    documents: list[Any] = []
+    for part in parts:
+        try:
+            document = json.loads(part) if part.strip() else []
+        except (ValueError, RecursionError) as error:
+            raise MalformedError(f"CEL: record {len(documents)} is no JSON: {error}", hint=DAMAGED) from None
+        documents += document if isinstance(document, list) else [document]
+    return tuple(_json_record(document, place) for place, document in enumerate(documents))
+
+
+def _json_record(document: object, place: int) -> CelRecord:
+    if not isinstance(document, dict):
+        raise MalformedError(f"CEL: record {place} is no JSON object", hint=DAMAGED)
+    kind = next((kind for kind in REGISTER_KINDS.values() if kind in document), "")
+    number, register = _number(document.get("recnum", place)), _number(document.get(kind))
+    digests, content_type = document.get("digests"), document.get("content_type")
+    if (
+        number is None
+        or register is None
+        or not isinstance(digests, list)
+        or not isinstance(content_type, str)
+    ):
+        raise MalformedError(
+            f"CEL: record {place} lacks one of: pcr, nv_index or ccmr; recnum; digests; content_type",
+            hint=NOT_A_LOG if place == 0 else DAMAGED,
+        )
+    return CelRecord(
+        number,
+        kind,
+        register,
+        tuple(_json_digest(digest, place) for digest in digests),
+        content_type,
+        _json_content(content_type, document.get("content"), place),
+        register_size=1 if register < 256 else 8,
+    )
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) and 0 <= value < 1 << 64 else None
+
+
+def _json_digest(document: object, place: int) -> tuple[int, bytes]:
+    if isinstance(document, dict) and isinstance(document.get("digest"), str):
+        name = str(document.get("hashAlg")).lower().replace("-", "")
+        algorithm = _ALGORITHM_IDS.get(name, 0)
+        return _digest(algorithm, _json_bytes(document["digest"], place), f"in record {place}")
+    raise MalformedError(f"CEL: record {place} has a digest without hashAlg and digest", hint=DAMAGED)
+
+
+def _json_content(content_type: str, content: object, place: int) -> bytes:
+    """The TLV form of what has one, else the JSON itself."""
+    if isinstance(content, dict):
+        event_type, event_data = content.get("event_type"), content.get("event_data")
+        if content_type == "pcclient_std" and isinstance(event_type, int) and isinstance(event_data, str):
+            if not 0 <= event_type < 1 << 32:
+                raise MalformedError(f"CEL: record {place} has event type {event_type}", hint=DAMAGED)
+            return tlv(0, event_type.to_bytes(4, "big")) + tlv(1, _json_bytes(event_data, place))
+        name, template = content.get("template_name"), content.get("template_data")
+        if content_type == "ima_template" and isinstance(name, str) and isinstance(template, str):
+            return tlv(0, name.encode("utf-8", "replace")) + tlv(1, _json_bytes(template, place))
+    return json.dumps(content, separators=(",", ":")).encode("ascii")
+
+
+def _json_bytes(text: str, place: int) -> bytes:
+    """Bytes in hexadecimal digits or base64 (of either alphabet, padded or not)."""
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        pass
+    try:
+        plain = text.rstrip("=").replace("-", "+").replace("_", "/")
+        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise MalformedError(
+            f"CEL: record {place} has {text[:40]!r} in place of hexadecimal digits or base64", hint=DAMAGED
+        ) from None
