@@ -10,7 +10,7 @@ import pytest
 
 from tdxstack.errors import UnavailableError
 from tdxstack.machine.qemu_command import build_qemu_command
-from tdxstack.machine.spec import EmulatedTd, MachineSpec, PageTracking, TdSettings
+from tdxstack.machine.spec import DirectKernel, EmulatedTd, MachineSpec, PageTracking, TdSettings
 from tdxstack.machine.store import MachineFiles
 from tdxstack.platform import Platform
 
@@ -42,6 +42,10 @@ SPECS = {
         emulated_td=EmulatedTd(
             Path("/data/pki/mac.key"), b"\1" * 48, b"\2" * 16, b"\3" * 16, ve=True, sept=PageTracking.ON
         ),
+    ),
+    "emulated-td-direct-kernel": replace(
+        EMULATED,
+        direct_kernel=DirectKernel(Path("/boot/vmlinuz"), Path("/boot/initrd.img"), "console=ttyS0 quiet"),
     ),
     "hardware-td": HARDWARE,
     "ordinary-on-tcg": replace(EMULATED, td=None, emulated_td=None, quote_socket=None),

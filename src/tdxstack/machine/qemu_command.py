@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tdxstack.abi.tdreport import TD_ATTRIBUTE_DEBUG, TD_ATTRIBUTE_SEPT_VE_DISABLE
 from tdxstack.errors import UnavailableError
-from tdxstack.machine.spec import EmulatedTd, MachineSpec, TdSettings
+from tdxstack.machine.spec import DirectKernel, EmulatedTd, MachineSpec, TdSettings
 from tdxstack.machine.store import MachineFiles
 from tdxstack.platform import Platform
 
@@ -42,6 +42,7 @@ def build_qemu_command(spec: MachineSpec, files: MachineFiles) -> list[str]:
         "-smp", str(spec.vcpus),
         "-m", f"{spec.memory_mib}M",
         "-bios", str(spec.firmware),
+        *_direct_kernel(spec.direct_kernel),
         "-blockdev", _json(driver="qcow2", node_name="disk0", discard="unmap", cache={"no-flush": True},
                            file={"driver": "file", "filename": str(files.disk)}),
         "-device", "virtio-blk-pci,drive=disk0,bootindex=0",
@@ -76,6 +77,13 @@ def _confidential_guest(spec: MachineSpec) -> list[str]:
     key = {"qom-type": "secret", "id": "report-mac", "file": str(spec.emulated_td.mac_key)}
     properties |= _emulated_properties(spec.emulated_td)
     return ["-object", _json(**key), "-object", _json(qom_type="tdx-tcg-guest", **properties)]
+
+
+def _direct_kernel(boot: DirectKernel | None) -> list[str]:
+    if boot is None:
+        return []
+    initrd = ["-initrd", str(boot.initrd)] if boot.initrd else []
+    return ["-kernel", str(boot.kernel), *initrd, "-append", boot.command_line]
 
 
 def _launch_properties(td: TdSettings) -> dict[str, object]:

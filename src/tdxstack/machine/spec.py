@@ -61,6 +61,19 @@ class EmulatedTd:
 
 
 @dataclass(frozen=True, slots=True)
+class DirectKernel:
+    """A kernel that the firmware takes from QEMU instead of a disk, with what it is started with."""
+
+    kernel: Path
+    initrd: Path | None = None
+    command_line: str = ""
+
+    def __post_init__(self) -> None:
+        if "\0" in self.command_line or "\n" in self.command_line:
+            raise UsageError("a kernel command line is one line", hint="leave out line breaks")
+
+
+@dataclass(frozen=True, slots=True)
 class MachineSpec:
     """One machine: which program runs it, from which firmware and disk, and how large it is."""
 
@@ -73,6 +86,8 @@ class MachineSpec:
     """Base image, qcow2; never written: the machine writes to an overlay."""
     authorized_key: str
     """SSH public key that may enter, one line."""
+    direct_kernel: DirectKernel | None = None
+    """None to boot what the disk's boot loader says."""
     vcpus: int = 2
     memory_mib: int = 2048
     td: TdSettings | None = field(default_factory=TdSettings)
