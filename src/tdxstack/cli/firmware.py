@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.edge import directories, surroundings
 from tdxstack.firmware.fetch import cached
-from tdxstack.firmware.find import Firmware, find, open_image
-from tdxstack.measurement.mrtd import mrtd
+from tdxstack.firmware.find import Firmware, find, read_image
+from tdxstack.firmware.report import describe
+from tdxstack.terminal import printable
 
 
 @click.group()
@@ -44,17 +48,52 @@ def list_firmware(as_json: bool) -> None:
 @firmware.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @json_option
-def inspect(file: Path, as_json: bool) -> None:
-    """Show the MRTD that a firmware FILE gives a TD, in both orders that VMMs add its pages in."""
-    one = open_image(file)
-    value = mrtd(file.read_bytes())
-    orders = {"single_pass": value.single_pass.hex(), "two_pass": value.two_pass.hex()}
+def inspect(file: Path, as_json: bool) -> int:
+    """Show what a firmware FILE is: volumes, TDX metadata, edk2 release, Secure Boot state, MRTD.
+
+    Exit code 1 for an image that no TD can start with; it says why.
+    """
+    document = describe(file, read_image(file))
     if as_json:
-        print_json(_document(one) | {"mrtd": orders})
-        return
-    click.echo(f"sha256            {one.sha256}")
-    click.echo(f"MRTD single pass  {orders['single_pass']}")
-    click.echo(f"MRTD two pass     {orders['two_pass']}")
+        print_json(document)
+    else:
+        _print_contents(document)
+    return 0 if document["can_start_td"] else 1
+
+
+def _print_contents(document: Mapping[str, Any]) -> None:
+    console = Console(soft_wrap=True)
+    release = document["profile"]
+    orders = document["mrtd"] or {"single_pass": "-", "two_pass": "-"}
+    facts = {
+        "sha256": document["sha256"],
+        "starts a TD": "yes" if document["can_start_td"] else "no: " + "; ".join(document["problems"]),
+        "says it is": " ".join((document["firmware"] or {"unknown": "-"}).values()),
+        "measures as": release["name"] + ("" if release["exact"] else " (nearest to what it shows)"),
+        "Secure Boot": document["secure_boot"],
+        "MRTD single pass": orders["single_pass"],
+        "MRTD two pass": orders["two_pass"],
+    }
+    for name, value in facts.items():
+        click.echo(f"{name:<17} {printable(value)}")
+    click.echo()
+    table = Table("SECTION", "ADDRESS", "SIZE", "MEASURED INTO", box=None)
+    for section in document["sections"]:
+        table.add_row(
+            section["type"], hex(section["address"]), hex(section["size"]), section["measured_into"] or "-"
+        )
+    console.print(table)
+    click.echo()
+    table = Table("VOLUME", "OFFSET", "SIZE", "FILES", box=None)
+    for volume in document["volumes"]:
+        where = "packed" if volume["offset"] is None else hex(volume["offset"])
+        table.add_row(volume["name"] or "-", where, hex(volume["size"]), str(volume["files"]))
+    console.print(table)
+    click.echo()
+    table = Table("VARIABLE", "VENDOR", "SIZE", box=None)
+    for variable in document["variables"]:
+        table.add_row(Text(printable(variable["name"])), variable["vendor"], str(variable["size"]))
+    console.print(table)
 
 
 def _document(one: Firmware) -> dict[str, object]:

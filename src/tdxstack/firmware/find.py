@@ -65,14 +65,19 @@ def open_image(path: Path) -> Firmware:
 
     Raises `UnavailableError` where it cannot be read, and `MalformedError` where it cannot start a TD.
     """
+    data = read_image(path)
+    parse_image(data)
+    return Firmware(path, None, path.name, frozenset(), hashlib.sha256(data).hexdigest())
+
+
+def read_image(path: Path) -> bytes:
+    """A firmware file that the user names. Raises `UnavailableError` where it cannot be read."""
     try:
-        data = _read_image(path)
+        return _read_image(path)
     except OSError as error:
         raise UnavailableError(
             f"firmware {path} cannot be read: {error.strerror}", hint="name a TDVF image"
         ) from None
-    parse_image(data)
-    return Firmware(path, None, path.name, frozenset(), hashlib.sha256(data).hexdigest())
 
 
 def find(places: Sequence[Path], *, features: Sequence[str] = (INTEL_TDX,), root: Path = Path("/")) -> Search:

@@ -1,0 +1,97 @@
+"""Expected events: what a TD will log and measure when it boots, worked out before it does."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tdxstack.abi.event_log import EVENT_TYPE_NAMES, SHA384_SIZE
+from tdxstack.measurement.mrtd import Mrtd
+from tdxstack.measurement.replay import extend
+
+PREDICTED_REGISTERS = ("rtmr0", "rtmr1", "rtmr2")
+"""RTMR3 is left to software inside the TD, and starts as zeros."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedEvent:
+    """One event that a TD will log.
+
+    `register` is rtmr0, rtmr1 or rtmr2; `digest` has 48 bytes, or is None where it cannot be known
+    beforehand: `reason` then says why. `source` names the input that it comes from.
+    """
+
+    register: str
+    type: int
+    digest: bytes | None
+    meaning: str
+    source: str
+    reason: str = ""
+
+    @property
+    def type_name(self) -> str:
+        """The specification's name of the type."""
+        return EVENT_TYPE_NAMES[self.type]
+
+    def to_json(self) -> dict[str, object]:
+        """The event as `tdx predict --json` shows it; `reason` only where there is one."""
+        document: dict[str, object] = {
+            "register": self.register,
+            "type": self.type_name,
+            "digest": self.digest.hex() if self.digest is not None else None,
+            "meaning": self.meaning,
+            "source": self.source,
+        }
+        return document | ({"reason": self.reason} if self.reason else {})
+
+
+def hashed(register: str, kind: int, data: bytes, meaning: str, source: str) -> ExpectedEvent:
+    """The event whose digest is that of `data`."""
+    return ExpectedEvent(register, kind, hashlib.sha384(data).digest(), meaning, source)
+
+
+def unknown(register: str, kind: int, meaning: str, source: str, reason: str) -> ExpectedEvent:
+    """An event that will be there, with a digest that cannot be known; its register cannot be either."""
+    return ExpectedEvent(register, kind, None, meaning, source, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """All events in the order in which they are logged, and MRTD in both orders of adding pages."""
+
+    events: tuple[ExpectedEvent, ...]
+    mrtd: Mrtd
+
+    @property
+    def registers(self) -> Mapping[str, bytes | None]:
+        """MRTD (single pass, as upstream VMMs add pages) and the RTMRs; None for what cannot be known."""
+        return {"mrtd": self.mrtd.single_pass} | {
+            name: fold(self.events, name) for name in PREDICTED_REGISTERS
+        }
+
+    @property
+    def unpredicted(self) -> tuple[ExpectedEvent, ...]:
+        """The events without a digest."""
+        return tuple(event for event in self.events if event.digest is None)
+
+    def to_json(self) -> dict[str, object]:
+        """The document that `tdx predict --json` prints."""
+        return {
+            "registers": {
+                name: value.hex() if value is not None else None for name, value in self.registers.items()
+            },
+            "mrtd": {"single_pass": self.mrtd.single_pass.hex(), "two_pass": self.mrtd.two_pass.hex()},
+            "events": [event.to_json() for event in self.events],
+        }
+
+
+def fold(events: Iterable[ExpectedEvent], register: str) -> bytes | None:
+    """What a register holds after its events; None if one of them is not known."""
+    value = bytes(SHA384_SIZE)
+    for event in events:
+        if event.register == register:
+            if event.digest is None:
+                return None
+            value = extend(value, event.digest)
+    return value
