@@ -27,6 +27,7 @@ COMMANDS = {
     "image": ("tdxstack.cli.image:image", "Build and look after guest images."),
     "vm": ("tdxstack.cli.vm:vm", "List, show, enter and stop machines."),
     "evidence": ("tdxstack.cli.evidence:evidence", "Show and verify what a TD has presented."),
+    "explain": ("tdxstack.cli.explain:explain", "Explain a status code, an error message or a log."),
     "serve": ("tdxstack.cli.serve:serve", "Run the services of the stack."),
 }
 INSTALLING = ("up", "emulator", "image")

@@ -1,0 +1,1 @@
+"""The host: explanations of what it says, its set-up and its TDX module."""
