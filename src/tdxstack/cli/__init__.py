@@ -28,6 +28,10 @@ COMMANDS = {
     "vm": ("tdxstack.cli.vm:vm", "List, show, enter and stop machines."),
     "evidence": ("tdxstack.cli.evidence:evidence", "Show and verify what a TD has presented."),
     "explain": ("tdxstack.cli.explain:explain", "Explain a status code, an error message or a log."),
+    "collateral": (
+        "tdxstack.cli.collateral:collateral",
+        "Fetch, show and convert what verifying a quote needs besides it.",
+    ),
     "serve": ("tdxstack.cli.serve:serve", "Run the services of the stack."),
 }
 INSTALLING = ("up", "emulator", "image")

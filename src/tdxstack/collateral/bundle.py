@@ -12,6 +12,9 @@ from tdxstack.collateral.signed_json import SignedJson
 from tdxstack.errors import MalformedError
 
 BUNDLE_FORMAT: Final = "tdxstack collateral 1"
+SET_FORMAT: Final = "tdxstack collateral set 1"
+"""Of files with one platform and with several."""
+
 TCB_INFO: Final = "tcbInfo"
 QE_IDENTITY: Final = "enclaveIdentity"
 

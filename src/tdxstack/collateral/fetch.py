@@ -8,18 +8,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 from tdxstack.collateral import items
 from tdxstack.collateral.bundle import Collateral, crl_der
 from tdxstack.collateral.cache import AnswerCache, CachedAnswer
-from tdxstack.collateral.http import Answer, Http, Network
 from tdxstack.collateral.items import Item
+from tdxstack.collateral.network import Network
 from tdxstack.collateral.platform_id import PlatformId
 from tdxstack.collateral.service import ROOT_CRL_OF_PCS, STANDARD, Evaluation, Service, require_safe
 from tdxstack.errors import MalformedError, UnavailableError
 from tdxstack.run import Report, silent
+
+if TYPE_CHECKING:
+    from tdxstack.collateral.http import Answer, Http
 
 LIFETIME: Final = timedelta(days=1)
 """How long an answer is not asked for again where the server does not say; never beyond its next update."""
@@ -54,7 +57,10 @@ class CacheUse(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Where collateral comes from. `clock` gives the time in UTC; the API key goes to `service` alone."""
+    """Where collateral comes from. `clock` gives the time in UTC; the API key goes to `service` alone.
+
+    `report` hears what is being fetched, `note` what is wrong with the cache.
+    """
 
     service: Service
     clock: Callable[[], datetime]
@@ -64,6 +70,7 @@ class Client:
     api_key: str = field(default="", repr=False)
     allow_http: bool = False
     report: Report = silent
+    note: Callable[[str], None] = lambda text: None
 
 
 class NotFoundError(UnavailableError):
@@ -83,6 +90,9 @@ async def fetch_collateral_async(
     platform: PlatformId, client: Client, evaluation: Evaluation = STANDARD
 ) -> Collateral:
     """The same for programs with an event loop."""
+    # Importing httpx takes longer than most commands run; those that fetch nothing do without it.
+    from tdxstack.collateral.http import Http
+
     service = client.service
     async with Http(client.network) as http:
         fetch = _Fetch(client, http)
@@ -166,7 +176,7 @@ class _Fetch:
         except MalformedError as error:
             if self._client.cache_use is CacheUse.OFFLINE:
                 raise UnavailableError(error.message, hint=error.hint) from None
-            self._client.report(f"{error.message}; it is fetched again", None)
+            self._client.note(f"{error.message}; it is fetched again")
             return None
 
     def _keep(self, answer: CachedAnswer, headers: Mapping[str, str]) -> None:
@@ -175,7 +185,7 @@ class _Fetch:
         try:
             self._client.cache.store(answer)
         except OSError as error:
-            self._client.report(f"the answer is not kept: {error.strerror}: {error.filename}", None)
+            self._client.note(f"the answer is not kept: {error.strerror}: {error.filename}")
 
     def _headers(self, item: Item, kept: CachedAnswer | None) -> dict[str, str]:
         headers: dict[str, str] = {}

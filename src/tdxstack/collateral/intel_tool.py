@@ -16,7 +16,15 @@ from urllib.parse import quote, unquote
 from cryptography import x509
 
 from tdxstack.collateral.bundle import QE_IDENTITY, TCB_INFO, Collateral, crl_der
-from tdxstack.collateral.platform_id import PLATFORM_CA, PROCESSOR_CA, SGX, TDX, Subject, subjects_of
+from tdxstack.collateral.platform_id import (
+    PLATFORM_CA,
+    PROCESSOR_CA,
+    SGX,
+    TDX,
+    Subject,
+    issued_at,
+    subjects_of,
+)
 from tdxstack.collateral.signed_json import SignedJson
 from tdxstack.errors import MalformedError, UsageError
 
@@ -112,7 +120,7 @@ def write(entries: Iterable[Collateral]) -> bytes:
             hint="write a file for each evaluation, or use --to own",
         )
     updates = dict(zip(numbers, _UPDATES, strict=False))
-    newest = max(everything, key=lambda collateral: _issued(collateral.tcb_info, TCB_INFO))
+    newest = max(everything, key=lambda collateral: issued_at(collateral.tcb_info, TCB_INFO))
     document = {
         "platforms": [],
         "collaterals": {
@@ -140,7 +148,7 @@ _Entries = list[tuple[Subject, Collateral]]
 
 def _tcb_infos(subjects: _Entries, updates: Mapping[int, str]) -> list[dict[str, Any]]:
     infos: dict[bytes, dict[str, Any]] = {}
-    for subject, collateral in sorted(subjects, key=lambda entry: _issued(entry[1].tcb_info, TCB_INFO)):
+    for subject, collateral in sorted(subjects, key=lambda entry: issued_at(entry[1].tcb_info, TCB_INFO)):
         fmspc = subject.platform.fmspc
         info = infos.setdefault(fmspc, {"fmspc": fmspc.hex().upper()})
         key = f"{subject.platform.tee.lower()}_tcbinfo{updates[subject.evaluation_number]}"
@@ -156,7 +164,9 @@ def _tcb_infos(subjects: _Entries, updates: Mapping[int, str]) -> list[dict[str,
 
 def _identities(subjects: _Entries, updates: Mapping[int, str]) -> dict[str, str]:
     found: dict[str, bytes] = {}
-    for subject, collateral in sorted(subjects, key=lambda entry: _issued(entry[1].qe_identity, QE_IDENTITY)):
+    for subject, collateral in sorted(
+        subjects, key=lambda entry: issued_at(entry[1].qe_identity, QE_IDENTITY)
+    ):
         key = _IDENTITIES[subject.platform.tee] + updates[subject.evaluation_number]
         found[key] = collateral.qe_identity
     return {key: document.rstrip(b"\0").decode() for key, document in found.items()}
@@ -172,14 +182,6 @@ def _pck_chains(subjects: _Entries) -> dict[str, str]:
         subject.platform.ca.upper(): _escaped(collateral.pck_crl_issuer_chain)
         for subject, collateral in subjects
     }
-
-
-def _issued(document: bytes, name: str) -> datetime:
-    text = SignedJson.parse(document, name).value.get("issueDate")
-    try:
-        return datetime.fromisoformat(text if isinstance(text, str) else "")
-    except ValueError:
-        raise MalformedError(f"{name}: issueDate is {text!r}, not a time", hint=_HINT) from None
 
 
 def _crl_start(der: bytes) -> datetime:

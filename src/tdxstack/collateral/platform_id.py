@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from cryptography import x509
@@ -88,6 +89,18 @@ def _subject(collateral: Collateral, ca: str) -> Subject:
     if tee not in TEES:
         raise MalformedError(f"tcbInfo: id is {tee!r}, not TDX or SGX", hint=_HINT)
     return Subject(PlatformId(_fmspc(value.get("fmspc")), ca, tee), number)
+
+
+def issued_at(document: bytes, name: str) -> datetime:
+    """When the signed document called `name` was issued, by its own word. Raises `MalformedError`."""
+    text = SignedJson.parse(document, name).value.get("issueDate")
+    try:
+        time = datetime.fromisoformat(text if isinstance(text, str) else "")
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise MalformedError(f"{name}: issueDate is {text!r}, not a time in UTC", hint=_HINT)
+    return time
 
 
 def ca_of_crl(der: bytes) -> str:

@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from tdxstack.collateral import intel_tool
-from tdxstack.collateral.bundle import Collateral
-from tdxstack.collateral.platform_id import PlatformId, Subject, subjects_of
+from tdxstack.collateral.bundle import SET_FORMAT, TCB_INFO, Collateral
+from tdxstack.collateral.platform_id import PlatformId, Subject, issued_at, subjects_of
 from tdxstack.errors import MalformedError, UsageError
 
-SET_FORMAT: Final = "tdxstack collateral set 1"
 MAX_SIZE: Final = 16 << 20
 """Bytes of a file; one with all of Intel's platforms has about two million."""
 
@@ -58,11 +57,18 @@ def read_all(data: bytes) -> tuple[Collateral, ...]:
     return tuple(Collateral.from_document(member) for member in members)
 
 
-def write_own(entries: Iterable[Collateral]) -> bytes:
-    """tdxstack's own form: the bundle itself, or a set of bundles if there are several."""
-    bundles = [collateral.to_document() for collateral in entries]
-    document = bundles[0] if len(bundles) == 1 else {"format": SET_FORMAT, "collateral": bundles}
-    return json.dumps(document, indent=2).encode() + b"\n"
+def newest_of_each(collaterals: Iterable[Collateral]) -> tuple[Collateral, ...]:
+    """One collateral for each platform and TCB evaluation: of several that with the newest TCB info.
+
+    They come in the order in which the platforms come first. Raises `MalformedError`.
+    """
+    everything = tuple(collaterals)
+    newest: dict[Subject, Collateral] = {}
+    for subject, collateral in zip(subjects_of(everything), everything, strict=True):
+        known = newest.setdefault(subject, collateral)
+        if issued_at(collateral.tcb_info, TCB_INFO) > issued_at(known.tcb_info, TCB_INFO):
+            newest[subject] = collateral
+    return tuple(newest.values())
 
 
 def _load(data: bytes) -> dict[str, Any]:

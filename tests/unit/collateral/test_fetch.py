@@ -31,7 +31,8 @@ from tdxstack.collateral.fetch import (
     fetch_collateral_async,
     planned_urls,
 )
-from tdxstack.collateral.http import DELAYS, Network
+from tdxstack.collateral.http import DELAYS
+from tdxstack.collateral.network import Network
 from tdxstack.collateral.platform_id import PlatformId, subject_of
 from tdxstack.collateral.service import PCS, Service
 from tdxstack.errors import UnavailableError, UsageError
@@ -552,7 +553,7 @@ def test_damaged_entries_are_fetched_again(
     damage: Callable[[bytes], bytes],
 ) -> None:
     notes: list[str] = []
-    client = replace(client_of(server, tmp_path), report=lambda text, _: notes.append(text))
+    client = replace(client_of(server, tmp_path), note=notes.append)
     fetch_collateral(platform, client)
     for path in tmp_path.iterdir():
         path.write_bytes(damage(path.read_bytes()))
@@ -578,7 +579,7 @@ def test_cache_that_cannot_be_written_is_said_and_no_failure(
 ) -> None:
     (tmp_path / "file").touch()
     notes: list[str] = []
-    client = replace(client_of(server, tmp_path / "file"), report=lambda text, _: notes.append(text))
+    client = replace(client_of(server, tmp_path / "file"), note=notes.append)
     assert fetch_collateral(platform, client) == collateral
     assert sum("is not kept" in note for note in notes) == 4
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +13,9 @@ from hypothesis import strategies as st
 from tdxstack.collateral import intel_tool
 from tdxstack.collateral.bundle import TCB_INFO, Collateral
 from tdxstack.collateral.platform_id import PlatformId, subject_of
-from tdxstack.collateral.reading import MAX_SIZE, read_all, read_collateral, write_own
+from tdxstack.collateral.reading import MAX_SIZE, newest_of_each, read_all, read_collateral
 from tdxstack.collateral.signed_json import SignedJson
+from tdxstack.collateral.writing import DCAP_QVL, write_collateral
 from tdxstack.errors import MalformedError, UsageError
 from tests.recorded_boot import Keys, pki_in, synthetic_boot, with_qe_identity, with_tcb_info
 
@@ -65,7 +65,7 @@ def test_each_form_is_recognised_and_comes_back_unchanged(make: Make, form: str)
     assert read_all(written) == (collateral,)
 
 
-@pytest.mark.parametrize("write", [write_own, intel_tool.write])
+@pytest.mark.parametrize("write", [write_collateral, intel_tool.write])
 def test_one_of_several_platforms_is_chosen(make: Make, write: Callable[[list[Collateral]], bytes]) -> None:
     first, second = make(), make(OTHER)
     file = write([first, second])
@@ -85,7 +85,7 @@ def test_one_of_several_platforms_is_chosen(make: Make, write: Callable[[list[Co
             read_collateral(file, absent)
 
 
-@pytest.mark.parametrize("write", [write_own, intel_tool.write])
+@pytest.mark.parametrize("write", [write_collateral, intel_tool.write])
 def test_evaluations_of_one_platform(make: Make, write: Callable[[list[Collateral]], bytes]) -> None:
     standard, early = make(number=19), make(number=20)
     file = write([standard, early])
@@ -266,6 +266,20 @@ def test_any_json_gives_collateral_or_malformed(value: object) -> None:
         assert error.hint
 
 
-def test_files_are_found_in_order(make: Make, tmp_path: Path) -> None:
+def test_files_keep_their_order(make: Make) -> None:
     entries = [make(OTHER, number) for number in (20, 18, 19)]
-    assert read_all(write_own(entries)) == tuple(entries)
+    assert read_all(write_collateral(entries)) == tuple(entries)
+
+
+def test_newest_of_each_platform_is_kept(make: Make) -> None:
+    old, new, other = make(issued=NOW - timedelta(days=1)), make(issued=NOW), make(OTHER)
+    assert newest_of_each([old, other, new]) == (new, other)
+    assert newest_of_each([new, old]) == (new,)
+    assert newest_of_each([]) == ()
+
+
+def test_dcap_qvl_form_has_room_for_one(make: Make) -> None:
+    with pytest.raises(UsageError, match="one platform, not 2"):
+        write_collateral([make(), make(OTHER)], DCAP_QVL)
+    with pytest.raises(UsageError, match="no collateral to write"):
+        write_collateral([])
