@@ -39,7 +39,10 @@ def test_every_check_is_explained() -> None:
 
 def pages(command: click.Command, path: str, parent: click.Context | None) -> Iterator[str]:
     """A section for the command and each one below it."""
-    with click.Context(command, info_name=path.split()[-1], parent=parent, terminal_width=100) as context:
+    settings = command.context_settings
+    with click.Context(
+        command, info_name=path.split()[-1], parent=parent, terminal_width=100, **settings
+    ) as context:
         yield f"\n## {path}\n\n```text\n{command.get_help(context)}\n```\n"
         if isinstance(command, click.Group):
             for name in command.list_commands(context):

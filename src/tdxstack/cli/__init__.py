@@ -26,6 +26,7 @@ COMMANDS = {
     "firmware": ("tdxstack.cli.firmware:firmware", "Find TDVF and show what it measures to."),
     "image": ("tdxstack.cli.image:image", "Build and look after guest images."),
     "vm": ("tdxstack.cli.vm:vm", "List, show, enter and stop machines."),
+    "quote": ("tdxstack.cli.quote:quote", "Show and verify quotes of TDs and SGX enclaves."),
     "evidence": ("tdxstack.cli.evidence:evidence", "Show and verify what a TD has presented."),
     "explain": ("tdxstack.cli.explain:explain", "Explain a status code, an error message or a log."),
     "collateral": (

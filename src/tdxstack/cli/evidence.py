@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 
 import click
@@ -13,23 +12,25 @@ from rich.text import Text
 from tdxstack.abi.event_log import EventLog
 from tdxstack.abi.quote import Quote
 from tdxstack.cli import json_option, print_json
-from tdxstack.cli.edge import directories, now
-from tdxstack.cli.render import checks_table, print_verdict, registers_table
-from tdxstack.collateral.bundle import Collateral
+from tdxstack.cli.edge import directories
+from tdxstack.cli.render import checks_table, print_rejection, print_verdict, registers_table
+from tdxstack.cli.verification_options import (
+    EXISTING_FILE,
+    VerificationOptions,
+    bound_key_of,
+    hex_of,
+    verification_options,
+)
 from tdxstack.errors import UsageError
-from tdxstack.evidence.binding import host_key_blob
+from tdxstack.evidence.binding import NONCE_SIZE
 from tdxstack.evidence.document import Evidence
 from tdxstack.machine.store import MachineStore
 from tdxstack.measurement.describe import describe
 from tdxstack.measurement.mrtd import mrtd
 from tdxstack.terminal import printable
 from tdxstack.verification.boot import Expectation, verify_boot
-from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, TrustAnchor
-from tdxstack.verification.inputs import ParsedCollateral
-from tdxstack.verification.policy import Policy
+from tdxstack.verification.inputs import ParsedCollateral, load
 from tdxstack.verification.result import ACCEPTED
-
-EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 @click.group()
@@ -85,59 +86,52 @@ def show(source: str, as_json: bool) -> None:
 
 @evidence.command()
 @click.argument("file", type=EXISTING_FILE)
-@click.option("--nonce", required=True, metavar="HEX", help="The 32 bytes that you sent to the TD.")
+@click.option(
+    "--nonce",
+    callback=hex_of(NONCE_SIZE),
+    required=True,
+    metavar="HEX",
+    help="The 32 bytes that you sent to the TD.",
+)
 @click.option(
     "--firmware", type=EXISTING_FILE, required=True, help="TDVF file that the TD should have booted."
 )
 @click.option(
-    "--collateral", type=EXISTING_FILE, required=True, help="Bundle with TCB info, QE identity and CRLs."
-)
-@click.option(
+    "--bound-key",
     "--host-key",
     type=EXISTING_FILE,
     help="SSH host public key (a .pub file) that the channel showed.",
 )
-@click.option("--trust-anchor", type=EXISTING_FILE, help="Root certificate to trust. [default: Intel's]")
-@click.option(
-    "--allow",
-    type=click.Choice(["emulated"]),
-    multiple=True,
-    help="Accept what proves nothing about hardware.",
-)
-@click.option(
-    "--at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="Verify as of this time. [default: now]"
-)
+@verification_options
 @json_option
 def verify(
     file: Path,
-    nonce: str,
+    nonce: bytes,
     firmware: Path,
-    collateral: Path,
-    host_key: Path | None,
-    trust_anchor: Path | None,
-    allow: tuple[str, ...],
-    at: datetime | None,
+    bound_key: Path | None,
+    options: VerificationOptions,
     as_json: bool,
 ) -> int:
-    """Verify the evidence in FILE, without network. Exit code 0 if it is accepted, 1 if it is rejected."""
-    anchor = TrustAnchor.from_certificate(trust_anchor.read_bytes()) if trust_anchor else INTEL_SGX_ROOT_CA
+    """Verify the evidence in FILE, a document of `tdx up` or `tdx-guest collect`.
+
+    Exit code 0 if it is accepted, 1 if it is rejected.
+    """
+    document = Evidence.from_json(file.read_bytes())
+    quote = load(lambda: Quote.parse(document.quote)).value
     result = verify_boot(
-        Evidence.from_json(file.read_bytes()),
-        Expectation(
-            _nonce(nonce),
-            host_key_blob(host_key.read_bytes()) if host_key else None,
-            mrtd(firmware.read_bytes()).single_pass,
-        ),
-        ParsedCollateral.parse(Collateral.from_json(collateral.read_bytes())),
-        time=at or now(),
-        anchors=(anchor,),
-        policy=Policy(allow_emulated="emulated" in allow),
+        document,
+        Expectation(nonce, bound_key_of(bound_key), mrtd(firmware.read_bytes()).single_pass),
+        ParsedCollateral.parse(options.collateral_for(quote)),
+        time=options.time,
+        anchors=options.anchors,
+        policy=options.policy,
     )
     if as_json:
         print_json(result.to_json())
     else:
         console = Console()
-        console.print(checks_table(result.checks))
+        print_rejection(console, result.checks)
+        console.print(checks_table(result.checks, brief=True))
         console.print()
         console.print(registers_table(result.registers))
         console.print()
@@ -154,12 +148,3 @@ def _find(source: str) -> Path:
         return Path(source)
     known = ", ".join(store.names()) or "none"
     raise UsageError(f"{source!r} is neither a machine nor a file", hint=f"machines here: {known}")
-
-
-def _nonce(text: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError:
-        raise UsageError(
-            f"nonce {text[:80]!r} is not hexadecimal", hint="give 64 hexadecimal digits"
-        ) from None

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tdxstack.terminal import printable
+from tdxstack.verification.advice import advice
 from tdxstack.verification.boot import Register
 from tdxstack.verification.result import ACCEPTED, Check, Status
 
@@ -22,12 +24,15 @@ DIGEST_SHOWN = 16
 """Hex digits of a digest that a table shows; --json has them all."""
 
 
-def checks_table(checks: Iterable[Check]) -> Table:
-    """A line for each check that passed, with what was found; the whole story of the others."""
+def checks_table(checks: Iterable[Check], *, brief: bool = False) -> Table:
+    """A line for each check that passed, with what was found; the whole story of the others.
+
+    With `brief` a line for each check.
+    """
     table = Table("CHECK", "STATUS", "FOUND", box=None, pad_edge=False)
     for check in checks:
         style = STYLES[check.status]
-        table.add_row(check.id, f"[{style}]{check.status.value}[/]", _story(check))
+        table.add_row(check.id, f"[{style}]{check.status.value}[/]", _story(check, brief=brief))
     return table
 
 
@@ -40,6 +45,25 @@ def registers_table(registers: Mapping[str, Register]) -> Table:
     return table
 
 
+def print_rejection(console: Console, checks: Iterable[Check]) -> None:
+    """For each check that forbids acceptance, in words: what failed, why, and what to do; else nothing."""
+    bad = [check for check in checks if check.status in (Status.FAIL, Status.UNKNOWN)]
+    if not bad:
+        return
+    reasons = "1 reason" if len(bad) == 1 else f"{len(bad)} reasons"
+    console.print(f"[bold red]rejected[/] for {reasons}:\n", highlight=False)
+    table = Table.grid(padding=(0, 1))
+    for check, following in zip(bad, [*bad[1:], None], strict=True):
+        failed = "failed" if check.status is Status.FAIL else "could not be checked"
+        table.add_row("  *", Text.assemble((check.id, "bold"), f" {failed}: {_story_text(check)}"))
+        what = advice(check.id)
+        # Checks that are mended together get one answer.
+        if what and (following is None or advice(following.id) != what):
+            table.add_row("", Text(f"-> {what}", style="yellow"))
+    console.print(table)
+    console.print()
+
+
 def print_verdict(console: Console, verdict: str, *, emulated: bool) -> None:
     """The last line of a verification; it says so where the evidence is emulated."""
     style = "bold green" if verdict == ACCEPTED else "bold red"
@@ -47,13 +71,17 @@ def print_verdict(console: Console, verdict: str, *, emulated: bool) -> None:
     console.print(f"verdict: [{style}]{verdict}[/]{mark}", highlight=False)
 
 
-def _story(check: Check) -> Text:
-    if check.status in (Status.OK, Status.NOT_APPLICABLE):
-        return Text(check.found or check.detail, style="dim", no_wrap=True, overflow="ellipsis")
+def _story(check: Check, *, brief: bool) -> Text:
+    if brief or check.status in (Status.OK, Status.NOT_APPLICABLE):
+        return Text(printable(check.found or check.detail), style="dim", no_wrap=True, overflow="ellipsis")
+    return Text(_story_text(check))
+
+
+def _story_text(check: Check) -> str:
     parts = [check.detail]
     if check.expected or check.found:
         parts.append(f"expected {check.expected or '-'}, found {check.found or '-'}")
-    return Text("; ".join(part for part in parts if part))
+    return printable("; ".join(part for part in parts if part))
 
 
 def _short(digest: bytes | None) -> str:

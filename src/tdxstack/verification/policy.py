@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
+from tdxstack.errors import UsageError
 from tdxstack.verification.tcb_info import TcbStatus
 
 PCK_CAS: Final = ("platform", "processor")
@@ -99,3 +100,20 @@ def expecting(policy: AnyPolicy, name: str, value: bytes) -> AnyPolicy:
         )
 
     return each(policy, narrow)
+
+
+def binding(policy: AnyPolicy, nonce: bytes, bound_key: bytes) -> AnyPolicy:
+    """`policy` that demands besides that REPORTDATA bind the nonce and the key (empty: none).
+
+    Raises `UsageError` if it already demands another nonce or key.
+    """
+
+    def bind(one: Policy) -> Policy:
+        if one.nonce not in (None, nonce) or one.bound_key not in (b"", bound_key):
+            raise UsageError(
+                "the policy demands another nonce or key than was asked for",
+                hint="leave nonce and bound_key out of the policy, or ask for the same",
+            )
+        return replace(one, nonce=nonce, bound_key=bound_key)
+
+    return each(policy, bind)

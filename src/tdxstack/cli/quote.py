@@ -1,0 +1,213 @@
+"""`tdx quote`: what a quote says, and whether it is true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from tdxstack.abi.quote import Quote
+from tdxstack.cli import json_option, print_json
+from tdxstack.cli.evidence_input import read_evidence
+from tdxstack.cli.render import checks_table, print_rejection, print_verdict
+from tdxstack.cli.verification_options import (
+    EXISTING_FILE,
+    VerificationOptions,
+    bound_key_of,
+    hex_of,
+    read_bundle,
+    verification_options,
+)
+from tdxstack.errors import UsageError
+from tdxstack.evidence.binding import NONCE_SIZE
+from tdxstack.terminal import printable
+from tdxstack.verification.forecast import Forecast
+from tdxstack.verification.log_checks import check_event_log
+from tdxstack.verification.policy import AnyPolicy, binding, expecting
+from tdxstack.verification.quote import QuoteResult, Verifier
+from tdxstack.verification.quote_facts import claims_emulated, quote_facts, quoted_pck
+from tdxstack.verification.result import ACCEPTED
+
+REPORT_DATA_SIZE = 64
+
+
+@click.group()
+def quote() -> None:
+    """Show and verify quotes of TDs and SGX enclaves."""
+
+
+@quote.command()
+@click.argument("source", metavar="QUOTE")
+@json_option
+def show(source: str, as_json: bool) -> None:
+    """Show what QUOTE says: a file or - for standard input, in binary, hex or base64.
+
+    Nothing is verified: anybody can write such a quote. `tdx quote verify` judges it.
+    """
+    parsed = Quote.parse(read_evidence(source))
+    facts, pck, emulated = quote_facts(parsed), quoted_pck(parsed), claims_emulated(parsed)
+    if as_json:
+        print_json({"verified": False, "emulated": emulated, "quote": facts, "pck": pck})
+        return
+    console = Console()
+    warning = "not verified: this is what the quote says, and anybody can write that"
+    console.print(warning, style="yellow", highlight=False)
+    if emulated:
+        console.print("[bold yellow]emulated: this TD is not protected[/]", highlight=False)
+    certification = facts["signature"].pop("certification")
+    _print_facts(console, "header", facts["header"] | {"trailing bytes": facts["trailing_bytes"]})
+    _print_facts(console, "body", facts["body"])
+    _print_facts(console, "signature", facts["signature"])
+    _print_facts(console, "certification data", certification)
+    if pck:
+        _print_facts(console, "PCK certificate", pck)
+
+
+@quote.command()
+@click.argument("source", metavar="QUOTE")
+@verification_options
+@click.option("--event-log", metavar="FILE", help="CCEL event log that must give RTMR0 to RTMR2.")
+@click.option(
+    "--nonce",
+    callback=hex_of(NONCE_SIZE),
+    metavar="HEX",
+    help="The 32 bytes that the quote must bind, as `tdx up` has it done.",
+)
+@click.option(
+    "--bound-key",
+    type=EXISTING_FILE,
+    help="SSH public key (a .pub file) that the quote must bind with the nonce.",
+)
+@click.option(
+    "--report-data",
+    callback=hex_of(REPORT_DATA_SIZE),
+    metavar="HEX",
+    help="The 64 bytes of REPORTDATA.",
+)
+@click.option(
+    "--pck-chain", type=EXISTING_FILE, help="PCK certificate chain (PEM), for quotes that hold none."
+)
+@click.option(
+    "--forecast",
+    type=EXISTING_FILE,
+    help="Say also what the verdict would be with this collateral, such as Intel's early update.",
+)
+@json_option
+def verify(
+    source: str,
+    options: VerificationOptions,
+    event_log: str | None,
+    nonce: bytes | None,
+    bound_key: Path | None,
+    report_data: bytes | None,
+    pck_chain: Path | None,
+    forecast: Path | None,
+    as_json: bool,
+) -> int:
+    """Verify QUOTE: a file or - for standard input, in binary, hex or base64.
+
+    Exit code 0 if it is accepted, 1 if it is rejected.
+    """
+    policy = _policy(options, nonce, bound_key, report_data)
+    parsed = Quote.parse(read_evidence(source))
+    chain = pck_chain.read_bytes() if pck_chain else None
+    verifier, time = Verifier(anchors=options.anchors, policy=policy), options.time
+    collateral = options.collateral_for(parsed, chain)
+    result = verifier.verify(parsed, collateral, time=time, pck_chain=chain)
+    later = None
+    if forecast:
+        later = Forecast(
+            result,
+            verifier.verify(parsed, read_bundle(forecast, parsed, chain), time=time, pck_chain=chain),
+        )
+    if event_log:
+        checks = check_event_log(read_evidence(event_log), parsed.body)
+        result = replace(result, checks=(*result.checks, *checks))
+    if as_json:
+        print_json(result.to_json() | ({"forecast": later.to_json()} if later else {}))
+    else:
+        _print_result(result, later)
+    return 0 if result.verdict == ACCEPTED else 1
+
+
+def _policy(
+    options: VerificationOptions, nonce: bytes | None, bound_key: Path | None, report_data: bytes | None
+) -> AnyPolicy:
+    policy = options.policy
+    if nonce is not None:
+        policy = binding(policy, nonce, bound_key_of(bound_key) or b"")
+    elif bound_key:
+        raise UsageError("a key is bound together with a nonce", hint="give --nonce as well")
+    return expecting(policy, "report_data", report_data) if report_data is not None else policy
+
+
+def _print_result(result: QuoteResult, later: Forecast | None) -> None:
+    console = Console()
+    print_rejection(console, result.checks)
+    console.print(checks_table(result.checks, brief=True))
+    console.print()
+    if result.tcb:
+        console.print(_tcb_line("TCB status: ", result), highlight=False)
+    if later:
+        _print_forecast(console, later)
+    print_verdict(console, result.verdict, emulated=result.emulated)
+
+
+def _print_forecast(console: Console, later: Forecast) -> None:
+    console.print(_tcb_line(f"forecast: {later.then.verdict}, TCB status ", later.then), highlight=False)
+    for change in later.changes:
+        detail = f": {printable(change.detail)}" if change.detail else ""
+        console.print(Text(f"  {change.id} turns from {change.now} to {change.then}{detail}"))
+
+
+def _tcb_line(label: str, result: QuoteResult) -> str:
+    if result.tcb is None:
+        return f"{label}unknown"
+    advisories = ", ".join(result.tcb.advisories)
+    return f"{label}{result.tcb.status.value}" + (f" ({advisories})" if advisories else "")
+
+
+def _print_facts(console: Console, title: str, facts: Mapping[str, Any]) -> None:
+    """Name and value a line, never broken: people copy digests."""
+    console.print(f"\n[bold]{title}[/]")
+    lines = [line for line in _lines(facts) if not (line[0].rpartition(".")[2].startswith("reserved"))]
+    width = max(len(name) for name, _ in lines)
+    for name, text in lines:
+        line = Text(f"  {name:<{width}}  {printable(text)}")
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def _lines(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """One line for each fact, those of nested ones below each other."""
+    for name, value in facts.items():
+        label = f"{prefix}{name}"
+        if isinstance(value, dict) and "names" in value:
+            yield label, f"{value['value']} ({', '.join(value['names']) or 'none'})"
+        elif isinstance(value, dict) and "module" in value:
+            yield label, f"{value['value']} ({_module(value['module'])})"
+        elif isinstance(value, dict):
+            yield from _lines(value, f"{label}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for certificate in value:
+                yield "certificate", _certificate(certificate)
+        elif isinstance(value, list):
+            yield label, " ".join(str(item) for item in value) or "none"
+        else:
+            yield label, "-" if value is None else str(value)
+
+
+def _module(module: Mapping[str, Any]) -> str:
+    version = f"TDX module {module['version']}" if module["version"] else "TDX module of an unknown line"
+    return f"{version}, {module['id']}, ISVSVN {module['isvsvn']}"
+
+
+def _certificate(certificate: Mapping[str, Any]) -> str:
+    return (
+        f"{certificate['name']}, issued by {certificate['issuer']},"
+        f" valid {certificate['not_before']} to {certificate['not_after']}"
+    )

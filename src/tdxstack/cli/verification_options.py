@@ -1,0 +1,161 @@
+"""The options that every command which verifies something has in common."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+
+from tdxstack.abi.quote import Quote
+from tdxstack.cli.edge import now
+from tdxstack.collateral.bundle import Collateral
+from tdxstack.collateral.reading import read_collateral
+from tdxstack.errors import UsageError
+from tdxstack.evidence.binding import host_key_blob
+from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, TrustAnchor
+from tdxstack.verification.inputs import load
+from tdxstack.verification.policy import AnyPolicy, Policy, each
+from tdxstack.verification.policy_file import parse_policy
+from tdxstack.verification.quoted_platform import platform_of_quote
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+
+
+Callback = Callable[[click.Context, click.Parameter, Any], Any]
+
+
+def read_time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
+    """A time in ISO 8601, in UTC where it names no zone."""
+    if value is None:
+        return None
+    try:
+        time = datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a time such as 2026-12-01T00:00:00Z") from None
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time
+
+
+def hex_of(size: int) -> Callback:
+    """Reads bytes in hexadecimal, so many of them."""
+
+    def read(_context: click.Context, _parameter: click.Parameter, value: str | None) -> bytes | None:
+        if value is None:
+            return None
+        wanted = f"give {2 * size} hexadecimal digits"
+        try:
+            octets = bytes.fromhex(value.removeprefix("0x"))
+        except ValueError:
+            raise click.BadParameter(f"{value[:80]!r} is not hexadecimal; {wanted}") from None
+        if len(octets) != size:
+            raise click.BadParameter(f"{len(octets)} bytes, not {size}; {wanted}")
+        return octets
+
+    return read
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationOptions:
+    """What the caller demands, and with which collateral."""
+
+    collateral: Path | None
+    at: datetime | None
+    policy_file: Path | None
+    trust_anchors: tuple[Path, ...]
+    allow: tuple[str, ...]
+
+    @property
+    def time(self) -> datetime:
+        """As of when to verify."""
+        return self.at or now()
+
+    @property
+    def anchors(self) -> tuple[TrustAnchor, ...]:
+        """Whom to trust: Intel alone unless others are given."""
+        given = tuple(TrustAnchor.from_certificate(path.read_bytes()) for path in self.trust_anchors)
+        return given or (INTEL_SGX_ROOT_CA,)
+
+    @property
+    def policy(self) -> AnyPolicy:
+        """The policy of the file, or the strict one. Only `--allow` lets it take emulated evidence."""
+        policy = parse_policy(self.policy_file.read_bytes()) if self.policy_file else Policy()
+        return each(policy, lambda one: replace(one, allow_emulated="emulated" in self.allow))
+
+    def collateral_for(self, quote: Quote | None, pck_chain: bytes | None = None) -> Collateral:
+        """The collateral for the platform of `quote`. Raises `UsageError` where none is given."""
+        if self.collateral is None:
+            raise UsageError(
+                "there is no collateral to verify with",
+                hint="give --collateral FILE with TCB info, QE identity and CRLs (tdx collateral fetch)",
+            )
+        return read_bundle(self.collateral, quote, pck_chain)
+
+
+def read_bundle(path: Path, quote: Quote | None, pck_chain: bytes | None = None) -> Collateral:
+    """The collateral in a file; of one with many platforms, that for the platform of `quote`."""
+    platform = load(lambda: platform_of_quote(quote, pck_chain)).value if quote else None
+    return read_collateral(path.read_bytes(), platform)
+
+
+def verification_options(command: Command) -> Command:
+    """Add the options, and hand them to the command as `options`."""
+
+    @functools.wraps(command)
+    def wrapper(
+        *arguments: Any,
+        collateral: Path | None,
+        at: datetime | None,
+        policy: Path | None,
+        trust_anchor: tuple[Path, ...],
+        allow: tuple[str, ...],
+        **others: Any,
+    ) -> Any:
+        options = VerificationOptions(collateral, at, policy, trust_anchor, allow)
+        return command(*arguments, options=options, **others)
+
+    decorated = cast(Command, wrapper)
+    for option in reversed(
+        (
+            click.option(
+                "--collateral",
+                type=EXISTING_FILE,
+                help="TCB info, QE identity and CRLs: tdx's, dcap-qvl's or Intel's PCS client tool's file.",
+            ),
+            click.option(
+                "--at",
+                callback=read_time,
+                metavar="TIME",
+                help="Verify as of this time (ISO 8601). [default: now]",
+            ),
+            click.option(
+                "--policy",
+                type=EXISTING_FILE,
+                help="What to accept, in YAML. [default: strict, UpToDate alone]",
+            ),
+            click.option(
+                "--trust-anchor",
+                type=EXISTING_FILE,
+                multiple=True,
+                help="Root certificate to trust instead of Intel's; may be given again.",
+            ),
+            click.option(
+                "--allow",
+                type=click.Choice(["emulated"]),
+                multiple=True,
+                help="Accept what proves nothing about hardware.",
+            ),
+        )
+    ):
+        decorated = option(decorated)
+    return decorated
+
+
+def bound_key_of(path: Path | None) -> bytes | None:
+    """The SSH public key in a file as its wire blob."""
+    return host_key_blob(path.read_bytes()) if path else None
