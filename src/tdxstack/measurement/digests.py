@@ -13,7 +13,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
-from tdxstack.abi import event_log
+from tdxstack.abi import aael, event_log
 from tdxstack.abi.event_log import Event
 from tdxstack.errors import MalformedError
 from tdxstack.measurement.event_data import UefiVariable
@@ -33,6 +33,7 @@ DATA_IS_HASHED = frozenset(
     }
 )
 
+AAEL_TAG = aael.TAG.to_bytes(4, "little")
 GRUB_PREFIXES = (b"grub_cmd: ", b"kernel_cmdline: ", b"module_cmdline: ")
 
 
@@ -74,6 +75,8 @@ def _hashed(event: Event) -> tuple[bytes, ...]:
         except MalformedError:
             return (event.data,)
         return (variable.data, event.data)  # edk2 hashes the value alone, the specification asks for all
+    if event.type == event_log.EV_EVENT_TAG and event.data.startswith(AAEL_TAG):
+        return (event.data, event.data[8:])  # the log in text form hashes the text alone
     if event.type == event_log.EV_IPL:
         for prefix in GRUB_PREFIXES:
             if event.data.startswith(prefix):

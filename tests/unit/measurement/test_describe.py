@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import struct
+from collections.abc import Callable
 from uuid import UUID
 
 import pytest
@@ -10,9 +12,19 @@ from hypothesis import strategies as st
 from tdxstack.abi import event_log
 from tdxstack.abi.event_log import ALG_SHA384, Event
 from tdxstack.errors import MalformedError
+from tdxstack.measurement.decode import BootVariable, decode
 from tdxstack.measurement.describe import describe
 from tdxstack.measurement.device_path import device_path_text
-from tdxstack.measurement.event_data import BootOption, UefiVariable
+from tdxstack.measurement.event_data import (
+    BootOption,
+    FirmwareBlob,
+    GptTable,
+    HandoffTables,
+    ImageLoad,
+    TaggedEvent,
+    UefiVariable,
+)
+from tdxstack.measurement.signature_list import X509, parse_signature_lists, subject_name
 from tdxstack.measurement.text import printable
 
 GLOBAL = UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c").bytes_le
@@ -52,6 +64,51 @@ def gpt(*names: str) -> bytes:
     header = b"EFI PART" + bytes(48) + UI_APP.bytes_le + struct.pack("<QIII", 2, 128, 128, 0)
     entries = b"".join(bytes(56) + name.encode("utf-16-le").ljust(72, b"\0") for name in names)
     return header + struct.pack("<Q", len(names)) + entries
+
+
+def der(tag: int, *parts: bytes) -> bytes:
+    body = b"".join(parts)
+    size = bytes((len(body),)) if len(body) < 128 else b"\x82" + len(body).to_bytes(2, "big")
+    return bytes((tag,)) + size + body
+
+
+def der_certificate(subject: bytes) -> bytes:
+    """As much of a certificate as comes before its key."""
+
+    def name(text: bytes) -> bytes:
+        return der(0x30, der(0x31, der(0x30, b"\x06\x03\x55\x04\x03", der(0x0C, text))))
+
+    tbs = der(
+        0x30, der(0xA0, der(2, b"\2")), der(2, b"\1"), der(0x30), name(b"Issuer"), der(0x30), name(subject)
+    )
+    return der(0x30, tbs, der(0x30), der(3, bytes(300)))
+
+
+def signature_list(kind: UUID, signatures: list[bytes]) -> bytes:
+    each = 16 + len(signatures[0])
+    head = struct.pack("<16sIII", kind.bytes_le, 28 + each * len(signatures), 0, each)
+    return head + b"".join(UI_APP.bytes_le + signature for signature in signatures)
+
+
+def certificates(*subjects: bytes) -> bytes:
+    return b"".join(signature_list(X509, [der_certificate(subject)]) for subject in subjects)
+
+
+def hashes(count: int) -> bytes:
+    return signature_list(UUID("c1c41626-504c-4092-aca9-41f936934328"), [bytes(32)] * count)
+
+
+PCI_CONTEXT = struct.pack("<HHHH", 0, 16, 0x8086, 0x1234) + bytes(8)
+
+
+def spdm_1(path: bytes, block: bytes) -> bytes:
+    head = struct.pack("<16sHHII", b"SPDM Device Sec", 1, 0, 2, 1)
+    return head + block + struct.pack("<Q", len(path)) + path + PCI_CONTEXT
+
+
+def spdm_2(path: bytes, kind: int, sub_header: bytes) -> bytes:
+    head = struct.pack("<16sHBBIIIIQ", b"SPDM Device Sec2", 2, 0, 0, 0, 1, kind, len(sub_header), 7)
+    return head + struct.pack("<Q", len(path)) + path + sub_header + PCI_CONTEXT
 
 
 @pytest.mark.parametrize(
@@ -101,7 +158,7 @@ def gpt(*names: str) -> bytes:
         ),
         (
             event_log.EV_EFI_HANDOFF_TABLES2,
-            b"\x09TdxTable\0" + bytes(32),
+            b"\x09TdxTable\0" + struct.pack("<Q16sQ", 1, UI_APP.bytes_le, 0),
             "TD HOB, the memory that the VMM gives to the TD",
         ),
         (
@@ -119,7 +176,7 @@ def gpt(*names: str) -> bytes:
         (event_log.EV_PLATFORM_CONFIG_FLAGS, "kernel\0".encode("utf-16-le"), "kernel"),
         (event_log.EV_IPL, b"grub_cmd: set timeout=0\0", "GRUB command: set timeout=0"),
         (event_log.EV_IPL, b"kernel_cmdline: /vmlinuz ro\0", "GRUB kernel command line: /vmlinuz ro"),
-        (event_log.EV_IPL, b"MokListX\0", "shim's MokListX"),
+        (event_log.EV_IPL, b"MokListX\0", "shim's MokListX, hashes that the machine's owner forbids"),
         (event_log.EV_IPL, b"(hd0,gpt1)/grub.cfg\0", "boot loader: (hd0,gpt1)/grub.cfg"),
         (
             event_log.EV_EVENT_TAG,
@@ -128,6 +185,72 @@ def gpt(*names: str) -> bytes:
         ),
         (event_log.EV_EVENT_TAG, struct.pack("<II", 0x4C454141, 4) + b"abc\0", "tag 0x4c454141: abc"),
         (event_log.EV_EFI_ACTION, b"Exit Boot Services Invocation", "Exit Boot Services Invocation"),
+        (event_log.EV_EVENT_TAG, b"LEAA\3\0\0\0a b", "attestation agent: a b"),
+        (
+            event_log.EV_EVENT_TAG,
+            struct.pack("<II", 0xF5BC582A, 6) + "ab\0".encode("utf-16-le"),
+            "systemd-boot's loader.conf: ab",
+        ),
+        (
+            event_log.EV_EFI_VARIABLE_DRIVER_CONFIG,
+            variable("KEK", certificates(b"My Key")),
+            "variable KEK: My Key",
+        ),
+        (
+            event_log.EV_EFI_VARIABLE_DRIVER_CONFIG,
+            variable("dbx", certificates(b"Bad", b"Worse") + hashes(3)),
+            "variable dbx: Bad, Worse, 3 hashes (SHA-256)",
+        ),
+        (
+            event_log.EV_EFI_VARIABLE_AUTHORITY,
+            variable("db", UI_APP.bytes_le + der_certificate(b"My Key")),
+            "an image was verified by db: My Key",
+        ),
+        (
+            event_log.EV_EFI_VARIABLE_AUTHORITY,
+            variable("Shim", der_certificate(b"Vendor")) + bytes(6),  # as shim logged it before 15.3
+            "an image was verified by Shim: Vendor",
+        ),
+        (
+            event_log.EV_EFI_VARIABLE_AUTHORITY,
+            variable("MokListTrusted", b"\1"),
+            "an image was verified by MokListTrusted,"
+            " whether machine owner keys are trusted by the kernel: 1 bytes",
+        ),
+        (
+            event_log.EV_EFI_PLATFORM_FIRMWARE_BLOB,
+            struct.pack("<QQ", 0xFF000000, 0x1000),
+            "firmware blob at 0xff000000, 0x1000 bytes",
+        ),
+        (event_log.EV_POST_CODE, b"ACPI DATA", "ACPI DATA"),
+        (
+            event_log.EV_POST_CODE2,
+            b"\4CODE" + struct.pack("<QQ", 16, 32),
+            "firmware blob CODE at 0x10, 0x20 bytes",
+        ),
+        (event_log.EV_NO_ACTION, b"StartupLocality\0\3", "TPM was started in locality 3"),
+        (event_log.EV_NO_ACTION, b"SP800-155 Event\0" + bytes(9), "SP800-155 Event, 25 bytes"),
+        (event_log.EV_SEPARATOR, b"WBCL", "end of what firmware measures, start of Windows's log"),
+        (
+            event_log.EV_NONHOST_INFO,
+            b"GCE NonHostInfo\0\3" + bytes(15),
+            "Google Compute Engine, confidential computing: Intel TDX",
+        ),
+        (
+            event_log.EV_EFI_SPDM_FIRMWARE_BLOB,
+            spdm_1(DISK, b"\2\1\3\0abc"),
+            f"SPDM PCI device 8086:1234 {DISK_TEXT}, measurements 2",
+        ),
+        (
+            event_log.EV_EFI_SPDM_FIRMWARE_CONFIG,
+            spdm_2(DISK, 0, struct.pack("<HBBI", 0x12, 2, 0, 2) + b"\1\1\1\0a\7\1\0\0"),
+            f"SPDM PCI device 8086:1234 {DISK_TEXT}, authenticated, measurements 1, 7",
+        ),
+        (
+            event_log.EV_EFI_SPDM_FIRMWARE_BLOB,
+            spdm_2(b"", 1, b"chain"),
+            "SPDM PCI device 8086:1234 without a path, authenticated, certificate chain",
+        ),
         (0x77777777, b"\x80" * 40, "80" * 32 + "... (40 bytes)"),
         (0x77777777, b"", "no data"),
     ],
@@ -189,12 +312,20 @@ def test_description_ends_at_a_whole_zero_unit() -> None:
 
 @given(st.binary(max_size=100))
 def test_event_data_round_trip(data: bytes) -> None:
-    for kind in (UefiVariable, BootOption):
-        try:
-            parsed = kind.parse(data)
-        except MalformedError:
-            continue
-        assert parsed.to_bytes() == data
+    checks: list[Callable[[], bytes]] = [
+        lambda: UefiVariable.parse(data).to_bytes(),
+        lambda: BootOption.parse(data).to_bytes(),
+        lambda: ImageLoad.parse(data).to_bytes(),
+        lambda: GptTable.parse(data).to_bytes(),
+        lambda: TaggedEvent.parse(data).to_bytes(),
+        lambda: FirmwareBlob.parse(data, named=False).to_bytes(),
+        lambda: FirmwareBlob.parse(data, named=True).to_bytes(),
+        lambda: HandoffTables.parse(data, named=False).to_bytes(),
+        lambda: HandoffTables.parse(data, named=True).to_bytes(),
+    ]
+    for round_trip in checks:
+        with contextlib.suppress(MalformedError):
+            assert round_trip() == data
 
 
 @given(
@@ -203,3 +334,66 @@ def test_event_data_round_trip(data: bytes) -> None:
 def test_boot_option_round_trip(description: str, path: bytes, optional: bytes) -> None:
     option = BootOption(0x101, description, path, optional)
     assert BootOption.parse(option.to_bytes()) == option
+
+
+@pytest.mark.parametrize(
+    ("text", "body"),
+    [
+        ("USB(0x1,0x2)", node(3, 5, b"\1\2")),
+        ("IPv4(10.0.0.1,10.0.0.2)", node(3, 12, bytes((10, 0, 0, 2, 10, 0, 0, 1)) + bytes(11))),
+        ("IPv6(::1,::2)", node(3, 13, bytes(15) + b"\2" + bytes(15) + b"\1" + bytes(5))),
+        ("Vlan(0x7)", node(3, 20, b"\7\0")),
+        ("CDROM(0x1,0x2,0x3)", node(4, 2, struct.pack("<IQQ", 1, 2, 3))),
+        ("Offset(0x1,0x2)", node(4, 8, struct.pack("<IQQ", 0, 1, 2))),
+        (f"RamDisk(0x1,0x2,{UI_APP})", node(4, 9, struct.pack("<QQ16sH", 1, 2, UI_APP.bytes_le, 0))),
+        ("BBS(0x2,disk)", node(5, 1, struct.pack("<HH", 2, 0) + b"disk\0")),
+        ("eMMC(0x0)", node(3, 29, b"\0")),
+        ("AcpiAdr(0x80010100)", node(2, 3, struct.pack("<I", 0x80010100))),
+    ],
+)
+def test_device_path_nodes(text: str, body: bytes) -> None:
+    assert device_path_text(body + END) == text
+
+
+def test_endless_device_path_is_cut() -> None:
+    assert device_path_text(node(1, 1, b"\0\0") * 1000).count("Pci") == 64
+
+
+def test_decoding_gives_values_that_compare() -> None:
+    image = struct.pack("<QQQQ", 1, 4096, 0, len(DISK)) + DISK
+    event = Event(2, event_log.EV_EFI_BOOT_SERVICES_APPLICATION, (), image)
+    assert decode(event) == ImageLoad(1, 4096, 0, DISK)
+    order = decode(Event(1, event_log.EV_EFI_VARIABLE_BOOT, (), variable("BootOrder", b"\1\0\0\0")))
+    assert isinstance(order, BootVariable)
+    assert (order.order, order.option) == ((1, 0), None)
+    table = decode(Event(2, event_log.EV_EFI_GPT_EVENT, (), gpt("root")))
+    assert isinstance(table, GptTable)
+    assert (table.disk, table.partitions[0].name, table.partitions[0].blocks) == (UI_APP, "root", (0, 0))
+    assert decode(Event(2, event_log.EV_EFI_GPT_EVENT, (), gpt("root")[:-1])) is None
+    assert decode(Event(1, event_log.EV_SEPARATOR, (), bytes(4))) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        hashes(1)[:-1],
+        hashes(1) + b"x",
+        struct.pack("<16sIII", X509.bytes_le, 27, 0, 17),
+        struct.pack("<16sIII", X509.bytes_le, 44, 0, 16) + bytes(16),
+        struct.pack("<16sIII", X509.bytes_le, 45, 0, 0) + bytes(17),
+        struct.pack("<16sIII", X509.bytes_le, 28 + 17 * 65537, 0, 17),
+    ],
+)
+def test_broken_signature_lists(data: bytes) -> None:
+    with pytest.raises(MalformedError):
+        parse_signature_lists(data)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_as_signatures(data: bytes) -> None:
+    subject_name(data)
+    subject_name(der_certificate(data))
+    try:
+        parse_signature_lists(data)
+    except MalformedError as error:
+        assert error.hint

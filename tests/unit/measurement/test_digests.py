@@ -43,6 +43,12 @@ def test_digest_of_the_data(kind: int) -> None:
     assert (bad.status, bad.expected, bad.found) == ("fail", sha(b"data"), sha(b"date"))
 
 
+def test_attestation_agent_hashes_its_tagged_event_or_its_line() -> None:
+    tagged = b"LEAA\3\0\0\0a b"
+    for hashed, status in ((tagged, "ok"), (b"a b", "ok"), (b"a c", "fail")):
+        assert check_digest(event(event_log.EV_EVENT_TAG, tagged, hashed)).status == status
+
+
 def test_separator_digest_is_the_known_one() -> None:
     check = check_digest(event(event_log.EV_SEPARATOR, bytes(4), bytes(4)))
     assert check.found is not None
