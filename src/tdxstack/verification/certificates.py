@@ -5,6 +5,7 @@ Source: Intel SGX PCK Certificate and Certificate Revocation List Profile Specif
 
 from __future__ import annotations
 
+from base64 import b64decode
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -12,9 +13,10 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tdxstack.errors import MalformedError
+from tdxstack.verification import der
 from tdxstack.verification.emulated import EMULATED_MARKER_OID
 from tdxstack.verification.memo import Memo
 from tdxstack.verification.sgx_extension import SGX_EXTENSION_OID, SgxExtension
@@ -33,10 +35,13 @@ UNREADABLE: Final = (
 )
 """What the X.509 library raises for bytes that it does not like."""
 
+_EMULATED_MARKER = x509.ObjectIdentifier(EMULATED_MARKER_OID)
+_SGX_EXTENSION = x509.ObjectIdentifier(SGX_EXTENSION_OID)
+_PEM_BEGIN = b"-----BEGIN CERTIFICATE-----"
 _PEM_END = b"-----END CERTIFICATE-----"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Certificate:
     """What verification needs of a certificate, all of it read at once: the library decodes late.
 
@@ -46,7 +51,6 @@ class Certificate:
     name: str
     subject: bytes
     issuer: bytes
-    issuer_name: str
     serial_number: int
     start: datetime
     end: datetime
@@ -57,11 +61,13 @@ class Certificate:
     signed_bytes: bytes
 
     @classmethod
-    def of(cls, certificate: x509.Certificate) -> Certificate:
-        """Read everything. Raises `MalformedError`."""
+    def parse(cls, data: bytes) -> Certificate:
+        """Read one from DER. Raises `MalformedError`."""
         try:
-            subject, issuer = certificate.subject, certificate.issuer
-            name = common_name(subject)
+            certificate = x509.load_der_x509_certificate(data)
+            signed = der.signed_part(data, "certificate")
+            issuer, subject = _names(signed)
+            name = der.common_name(subject)
             if certificate.serial_number <= 0:  # RFC 5280, 4.1.2.2; the library looks up none below zero
                 raise MalformedError(
                     f"certificate {name!r}: serial number {certificate.serial_number} is not positive",
@@ -69,9 +75,8 @@ class Certificate:
                 )
             return cls(
                 name=name,
-                subject=subject.public_bytes(),
-                issuer=issuer.public_bytes(),
-                issuer_name=common_name(issuer),
+                subject=subject,
+                issuer=issuer,
                 serial_number=certificate.serial_number,
                 start=certificate.not_valid_before_utc,
                 end=certificate.not_valid_after_utc,
@@ -79,23 +84,31 @@ class Certificate:
                 extensions=certificate.extensions,
                 uses_ecdsa_sha256=uses_ecdsa_sha256(certificate),
                 signature=certificate.signature,
-                signed_bytes=certificate.tbs_certificate_bytes,
+                signed_bytes=signed,
             )
         except UNREADABLE as error:
             raise MalformedError(f"certificate: {error}", hint="the certificate is damaged") from error
 
     @property
+    def described(self) -> str:
+        """Subject and serial number, for messages."""
+        return f"{self.name!r} (serial number {self.serial_number:x})"
+
+    @property
+    def issuer_name(self) -> str:
+        """The issuer's common name, "" if it has none."""
+        return der.common_name(self.issuer)
+
+    @property
     def is_emulated(self) -> bool:
         """Whether it carries the mark of the emulated platform's root."""
-        return any(extension.oid.dotted_string == EMULATED_MARKER_OID for extension in self.extensions)
+        return any(extension.oid == _EMULATED_MARKER for extension in self.extensions)
 
     def sgx_extension(self) -> SgxExtension:
         """The SGX extension of a PCK certificate. Raises `MalformedError` if it is missing or damaged."""
         for extension in self.extensions:
             value = extension.value
-            if extension.oid.dotted_string == SGX_EXTENSION_OID and isinstance(
-                value, x509.UnrecognizedExtension
-            ):
+            if extension.oid == _SGX_EXTENSION and isinstance(value, x509.UnrecognizedExtension):
                 return SgxExtension.parse(value.value)
         raise MalformedError(
             f"certificate {self.name!r} has no SGX extension {SGX_EXTENSION_OID}",
@@ -117,15 +130,7 @@ class TrustAnchor:
     @classmethod
     def from_certificate(cls, data: bytes) -> TrustAnchor:
         """Trust the key of a certificate in PEM or DER. Raises `MalformedError`."""
-        if b"-----BEGIN" in data:
-            certificate = read_chain(data)[0]
-        else:
-            try:
-                certificate = Certificate.of(x509.load_der_x509_certificate(data))
-            except UNREADABLE as error:
-                raise MalformedError(
-                    f"trust anchor: {error}", hint="give a certificate in PEM or DER"
-                ) from error
+        certificate = read_chain(data)[0] if b"-----BEGIN" in data else Certificate.parse(data)
         return cls(certificate.name, certificate.key.der, certificate.is_emulated)
 
     def public_key(self) -> PublicKey:
@@ -161,7 +166,7 @@ def read_chain(data: bytes, known: Memo[bytes, Certificate] | None = None) -> Ch
             raise MalformedError(
                 f"certificate chain: more than {MAX_CHAIN} certificates", hint="give one chain, leaf to root"
             )
-        pem = head[head.rfind(b"-----BEGIN") :] + _PEM_END
+        pem = head[head.rfind(_PEM_BEGIN) :]
         certificates.append(known.get(pem, partial(_read_certificate, pem, len(certificates))))
     if not certificates:
         raise MalformedError(
@@ -170,30 +175,35 @@ def read_chain(data: bytes, known: Memo[bytes, Certificate] | None = None) -> Ch
     return _ordered(certificates)
 
 
-def _read_certificate(pem: bytes, number: int) -> Certificate:
-    try:
-        loaded = x509.load_pem_x509_certificate(pem)
-    except UNREADABLE as error:
-        raise MalformedError(
-            f"certificate chain: certificate {number}: {error}", hint="the PEM text is damaged"
-        ) from error
-    return Certificate.of(loaded)
-
-
 def is_marked_emulated(certificate: x509.Certificate) -> bool:
     """Whether a certificate carries the mark of the emulated platform's root. Raises `MalformedError`."""
-    return Certificate.of(certificate).is_emulated
-
-
-def common_name(name: x509.Name) -> str:
-    """The first common name in `name`, or all of it."""
-    names = name.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(names[0].value) if names else name.rfc4514_string()
+    return Certificate.parse(certificate.public_bytes(Encoding.DER)).is_emulated
 
 
 def uses_ecdsa_sha256(signed: x509.Certificate | x509.CertificateRevocationList) -> bool:
     """Whether the signature is said to be ECDSA with SHA-256."""
     return signed.signature_algorithm_oid == x509.SignatureAlgorithmOID.ECDSA_WITH_SHA256
+
+
+def _read_certificate(pem: bytes, number: int) -> Certificate:
+    """The certificate in PEM without the end of its armour."""
+    what = f"certificate chain: certificate {number}"
+    if not pem.startswith(_PEM_BEGIN):
+        raise MalformedError(f"{what} does not begin", hint="the PEM text is damaged")
+    try:
+        return Certificate.parse(b64decode(b"".join(pem[len(_PEM_BEGIN) :].split()), validate=True))
+    except (ValueError, MalformedError) as error:
+        raise MalformedError(f"{what}: {error}", hint="the PEM text is damaged") from error
+
+
+def _names(signed: bytes) -> tuple[bytes, bytes]:
+    """Issuer and subject in the signed part of a certificate (RFC 5280, section 4.1): names in DER."""
+    fields = der.pieces(der.sequence(signed, "certificate"), "certificate")
+    fields = fields[1:] if fields and fields[0][0] == der.VERSION else fields
+    if len(fields) < 6:
+        raise MalformedError(f"certificate: {len(fields)} fields", hint="the certificate is damaged")
+    _serial_number, _algorithm, issuer, _validity, subject = fields[:5]
+    return issuer, subject
 
 
 def _ordered(certificates: list[Certificate]) -> Chain:

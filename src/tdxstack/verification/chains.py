@@ -12,16 +12,14 @@ from datetime import datetime
 from cryptography import x509
 
 from tdxstack.errors import MalformedError
+from tdxstack.verification import der
 from tdxstack.verification.certificates import (
     UNREADABLE,
     Certificate,
     Chain,
-    common_name,
     uses_ecdsa_sha256,
 )
 from tdxstack.verification.signatures import PublicKey, SignatureMemory
-
-_KNOWN_CRITICAL = {x509.BasicConstraints.oid, x509.KeyUsage.oid}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +36,13 @@ class RevocationList:
     library: x509.CertificateRevocationList
 
     @classmethod
-    def parse(cls, der: bytes) -> RevocationList:
+    def parse(cls, data: bytes) -> RevocationList:
         """Read a list from DER. Raises `MalformedError`."""
         try:
-            crl = x509.load_der_x509_crl(der)
+            crl = x509.load_der_x509_crl(data)
+            signed = der.signed_part(data, "revocation list")
             return cls(
-                issuer_name=common_name(crl.issuer),
+                issuer_name=der.common_name(_issuer(signed)),
                 start=crl.last_update_utc,
                 end=crl.next_update_utc,
                 unknown_critical=tuple(
@@ -51,7 +50,7 @@ class RevocationList:
                 ),
                 uses_ecdsa_sha256=uses_ecdsa_sha256(crl),
                 signature=crl.signature,
-                signed_bytes=crl.tbs_certlist_bytes,
+                signed_bytes=signed,
                 library=crl,
             )
         except UNREADABLE as error:
@@ -69,10 +68,19 @@ class RevocationList:
     def revoked(self, certificates: Iterable[Certificate]) -> list[str]:
         """Those of `certificates`, all of which the list's issuer must have issued, that it revokes."""
         return [
-            f"{certificate.name!r}, serial number {certificate.serial_number:x}"
+            certificate.described
             for certificate in certificates
             if self.library.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None
         ]
+
+
+def _issuer(signed: bytes) -> bytes:
+    """The issuer in the signed part of a list (RFC 5280, section 5.1): a name in DER."""
+    fields = der.pieces(der.sequence(signed, "revocation list"), "revocation list")
+    fields = fields[1:] if fields and fields[0][0] == der.INTEGER else fields
+    if len(fields) < 3:
+        raise MalformedError(f"revocation list: {len(fields)} fields", hint="fetch the collateral again")
+    return fields[1]
 
 
 def chain_problems(chain: Chain, memory: SignatureMemory) -> list[str]:
@@ -85,12 +93,12 @@ def chain_problems(chain: Chain, memory: SignatureMemory) -> list[str]:
     for depth, (certificate, issuer) in enumerate(zip(chain, (*chain[1:], chain[-1]), strict=True)):
         if certificate.issuer != issuer.subject:
             problems.append(
-                f"{certificate.name!r} names the issuer {certificate.issuer_name!r}, which is missing"
+                f"{certificate.described} names the issuer {certificate.issuer_name!r}, which is missing"
             )
         elif not certificate.uses_ecdsa_sha256 or not memory.signed(
             issuer.key, certificate.signature, certificate.signed_bytes
         ):
-            problems.append(f"the signature on {certificate.name!r} is not {issuer.name!r}'s")
+            problems.append(f"the signature on {certificate.described} is not that of {issuer.described}")
         problems += _extension_problems(certificate, depth)
     return problems
 
@@ -98,7 +106,7 @@ def chain_problems(chain: Chain, memory: SignatureMemory) -> list[str]:
 def validity_problems(chain: Iterable[Certificate], time: datetime) -> list[str]:
     """Which certificates are not valid at `time`; empty if all are."""
     return [
-        f"{certificate.name!r} is valid from {stamp(certificate.start)} to {stamp(certificate.end)}"
+        f"{certificate.described} is valid from {stamp(certificate.start)} to {stamp(certificate.end)}"
         for certificate in chain
         if not certificate.start <= time <= certificate.end
     ]
@@ -106,23 +114,25 @@ def validity_problems(chain: Iterable[Certificate], time: datetime) -> list[str]
 
 def stamp(time: datetime) -> str:
     """A time as ISO 8601 in UTC with seconds, as Intel's documents write it."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return time.isoformat(timespec="seconds")[:19] + "Z"
 
 
 def _extension_problems(certificate: Certificate, depth: int) -> list[str]:
     """`depth` 0 is the leaf; the others must be authorities with so many below them."""
-    name, extensions = certificate.name, certificate.extensions
-    unknown = {extension.oid for extension in extensions if extension.critical} - _KNOWN_CRITICAL
-    problems = [f"{name!r} has the unknown critical extension {oid.dotted_string}" for oid in unknown]
+    what = certificate.described
+    problems, constraints, usage = [], None, None
+    for extension in certificate.extensions:
+        value = extension.value
+        if isinstance(value, x509.BasicConstraints):
+            constraints = value
+        elif isinstance(value, x509.KeyUsage):
+            usage = value
+        elif extension.critical:
+            problems.append(f"{what} has the unknown critical extension {extension.oid.dotted_string}")
     if depth == 0:
         return problems
-    try:
-        constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
-        usage = extensions.get_extension_for_class(x509.KeyUsage).value
-    except x509.ExtensionNotFound as error:
-        return [*problems, f"{name!r} issues certificates without the extension {error.oid.dotted_string}"]
-    if not constraints.ca or not usage.key_cert_sign:
-        problems.append(f"{name!r} is no certificate authority")
+    if constraints is None or usage is None or not constraints.ca or not usage.key_cert_sign:
+        problems.append(f"{what} is no certificate authority")
     elif constraints.path_length is not None and constraints.path_length < depth - 1:
-        problems.append(f"{name!r} may have {constraints.path_length} authorities below it, not {depth - 1}")
+        problems.append(f"{what} may have {constraints.path_length} authorities below it, not {depth - 1}")
     return problems

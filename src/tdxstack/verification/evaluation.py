@@ -7,17 +7,27 @@ Intel PCS API version 4, "TCB Info" and "TDX module identity".
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from tdxstack.verification.sgx_extension import SgxExtension
+from tdxstack.verification.shortfalls import (
+    Shortfall,
+    Update,
+    isv_shortfalls,
+    module_part,
+    platform_shortfalls,
+)
 from tdxstack.verification.tcb_info import IsvLevel, TcbInfo, TcbLevel, TcbStatus, TdxModule
 
 _MODULE_SVN: Final = 0
 _MODULE_MAJOR: Final = 1
 """Bytes of TEE_TCB_SVN: the module's ISVSVN, and its major version, 0 for TDX 1.0."""
+
+_MODULE_BYTES: Final = 2
+"""Bytes of TEE_TCB_SVN that speak of a module of version 1.5 or later alone."""
 
 _WORSE_WITH_OUT_OF_DATE: Final = {
     TcbStatus.UP_TO_DATE: TcbStatus.OUT_OF_DATE,
@@ -35,24 +45,11 @@ _NEEDS_CONFIGURATION: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shortfall:
-    """A security version below that of the best TCB level. `part` names it, as in "SGX component 1"."""
-
-    part: str
-    have: int
-    need: int
-    detail: str = ""
-
-    def __str__(self) -> str:
-        kind = f" ({self.detail})" if self.detail else ""
-        return f"{self.part}{kind} is {self.have}, needs {self.need}"
-
-
-@dataclass(frozen=True, slots=True)
 class Evaluation:
     """Where a platform stands. `without_qe` leaves the quoting enclave out of `status`.
 
     `date` is the earliest TCB date of the levels reached; None if no level matches. `advisories` are sorted.
+    `shortfalls` are those of the platform and its TDX module.
     """
 
     status: TcbStatus
@@ -91,7 +88,7 @@ def match_level(info: TcbInfo, pck: SgxExtension, tee_tcb_svn: bytes) -> TcbLeve
 
     With a TDX module of version 1.5 or later, its two bytes of TEE_TCB_SVN are left to its own levels.
     """
-    start = 2 if tee_tcb_svn and tee_tcb_svn[_MODULE_MAJOR] > 0 else 0
+    start = _MODULE_BYTES if tee_tcb_svn and tee_tcb_svn[_MODULE_MAJOR] > 0 else 0
     for level in info.levels:
         if (
             _reaches(pck.components, level.sgx_svns)
@@ -115,14 +112,13 @@ def module_name(tee_tcb_svn: bytes) -> str:
     return f"TDX_{tee_tcb_svn[_MODULE_MAJOR]:02X}"
 
 
-def converge(platform: TcbStatus, components: Iterable[TcbStatus]) -> TcbStatus:
+def converge(platform: TcbStatus, components: Sequence[TcbStatus]) -> TcbStatus:
     """The status of a platform whose TDX module and quoting enclave have the statuses `components`."""
-    statuses = set(components)
-    if TcbStatus.NOT_SUPPORTED in statuses or platform is TcbStatus.NOT_SUPPORTED:
+    if TcbStatus.NOT_SUPPORTED in components or platform is TcbStatus.NOT_SUPPORTED:
         return TcbStatus.NOT_SUPPORTED
-    if TcbStatus.REVOKED in statuses:
+    if TcbStatus.REVOKED in components:
         return TcbStatus.REVOKED
-    if TcbStatus.OUT_OF_DATE in statuses:
+    if TcbStatus.OUT_OF_DATE in components:
         return _WORSE_WITH_OUT_OF_DATE.get(platform, platform)
     return platform
 
@@ -137,12 +133,21 @@ def _evaluate_once(info: TcbInfo, pck: SgxExtension, qe: IsvLevel | None, tee_tc
     full = converge(status, [*module_statuses, qe.status if qe else TcbStatus.NOT_SUPPORTED])
     matched = full is not TcbStatus.NOT_SUPPORTED
     reached = [level for level in (platform, module, qe) if level is not None] if matched else []
+    shortfalls: list[Shortfall] = []
+    if platform is None or platform.status is not info.levels[0].status:
+        compared_from = _MODULE_BYTES if has_module_levels else 0
+        shortfalls += platform_shortfalls(info, pck, tee_tcb_svn, compared_from, platform)
+    identity = find_module(info, tee_tcb_svn) if has_module_levels else None
+    if identity is not None:
+        part = module_part(tee_tcb_svn[_MODULE_MAJOR])
+        have = tee_tcb_svn[_MODULE_SVN]
+        shortfalls += isv_shortfalls(part, Update.TDX_MODULE, identity.levels, have, module)
     return Evaluation(
         status=full,
         without_qe=without_qe,
         date=min((level.date for level in reached), default=None),
         advisories=tuple(sorted({advisory for level in reached for advisory in level.advisories})),
-        shortfalls=() if full is TcbStatus.UP_TO_DATE else tuple(_shortfalls(info, pck, tee_tcb_svn)),
+        shortfalls=tuple(shortfalls),
     )
 
 
@@ -165,32 +170,3 @@ def _relaunch(launch: TcbStatus, current: TcbStatus) -> TcbStatus:
 
 def _reaches(svns: bytes, needed: bytes) -> bool:
     return all(map(operator.ge, svns, needed))
-
-
-def _shortfalls(info: TcbInfo, pck: SgxExtension, tee_tcb_svn: bytes) -> Iterable[Shortfall]:
-    """What keeps the platform below the best level."""
-    if not info.levels:
-        return
-    best = info.levels[0]
-    for index, (have, component) in enumerate(zip(pck.components, best.sgx_components, strict=True), start=1):
-        if have < component.svn:
-            yield Shortfall(
-                f"SGX component {index}", have, component.svn, _kind(component.category, component.type)
-            )
-    if pck.pcesvn < best.pcesvn:
-        yield Shortfall("PCESVN", pck.pcesvn, best.pcesvn)
-    if not tee_tcb_svn:
-        return
-    has_module_levels = tee_tcb_svn[_MODULE_MAJOR] > 0
-    for index, (have, component) in enumerate(zip(tee_tcb_svn, best.tdx_components, strict=True), start=1):
-        if have < component.svn and not (has_module_levels and index <= 2):
-            yield Shortfall(
-                f"TDX component {index}", have, component.svn, _kind(component.category, component.type)
-            )
-    module = find_module(info, tee_tcb_svn)
-    if has_module_levels and module and module.levels and tee_tcb_svn[_MODULE_SVN] < module.levels[0].isvsvn:
-        yield Shortfall(f"TDX module {module.id}", tee_tcb_svn[_MODULE_SVN], module.levels[0].isvsvn)
-
-
-def _kind(category: str, type_: str) -> str:
-    return ", ".join(text for text in (category, type_) if text)

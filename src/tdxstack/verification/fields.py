@@ -70,14 +70,27 @@ class Fields:
 
     def children(self, name: str) -> list[Fields]:
         """A list of JSON objects."""
+        return [Fields(item, f"{self._what}.{name}[{index}]") for index, item in enumerate(self._list(name))]
+
+    def objects(self, name: str) -> list[dict[str, Any]]:
+        """A list of JSON objects, as they are."""
+        items = self._list(name)
+        if not all(isinstance(item, dict) for item in items):
+            raise self._wrong(name, "a list of JSON objects")
+        return items
+
+    def wrong(self, name: str, found: object, wanted: str) -> MalformedError:
+        """The error that `name` is `found` and not `wanted`."""
+        return MalformedError(f"{self._what}: {name} is {found!r:.80}, not {wanted}", hint=_HINT)
+
+    def _list(self, name: str) -> list[Any]:
         value = self._members.get(name)
         if not isinstance(value, list):
             raise self._wrong(name, "a list")
-        return [Fields(item, f"{self._what}.{name}[{index}]") for index, item in enumerate(value)]
+        return value
 
     def _wrong(self, name: str, wanted: str) -> MalformedError:
-        found = repr(self._members.get(name))[:80]
-        return MalformedError(f"{self._what}: {name} is {found}, not {wanted}", hint=_HINT)
+        return self.wrong(name, self._members.get(name), wanted)
 
 
 _HINT = "fetch the collateral again; tdxstack reads version 4 of the PCS API"

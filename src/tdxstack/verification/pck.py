@@ -42,6 +42,8 @@ class Pck:
     extension: Loaded[SgxExtension]
     anchor: TrustAnchor | None
     emulation: tuple[str, ...]
+    ca: str
+    """Which of Intel's authorities issued the certificate: "platform", "processor" or ""."""
 
     @classmethod
     def of(
@@ -57,12 +59,8 @@ class Pck:
         extension = chain.then(lambda found: found[0].sgx_extension())
         key = chain.value[-1].key.der if chain.value else b""
         anchor = next((anchor for anchor in anchors if anchor.public_key_der == key), None)
-        return cls(chain, extension, anchor, _emulation(chain.value or (), extension.value, anchor))
-
-    @property
-    def ca(self) -> str:
-        """Which of Intel's authorities issued the certificate: "platform", "processor" or ""."""
-        return ca_of(self.chain.value or ())
+        emulation = _emulation(chain.value or (), extension.value, anchor)
+        return cls(chain, extension, anchor, emulation, ca_of(chain.value or ()))
 
 
 def ca_of(chain: Sequence[Certificate]) -> str:
@@ -82,7 +80,7 @@ def check_chain(pck: Pck, terms: Terms) -> Check:
         problems.append(f"there are {len(chain)} certificates, not 3")
     for certificate, part in zip(chain, _NAMES, strict=False):
         if part not in certificate.name:
-            problems.append(f"the name {certificate.name!r} does not contain {part!r}")
+            problems.append(f"the name of {certificate.described} does not contain {part!r}")
     if pck.extension.value is None:
         problems.append(pck.extension.problem)
     found = ", ".join(certificate.name for certificate in chain)
@@ -115,8 +113,13 @@ def check_validity(pck: Pck, terms: Terms) -> Check:
 
 def check_root_crl(pck: Pck, collateral: ParsedCollateral, terms: Terms) -> Check:
     """crl.root: the root's revocation list is signed by the anchor and fresh."""
-    anchor = pck.anchor or terms.anchors[0]
-    return _check_crl("crl.root", collateral.root_ca_crl, anchor.name, load(anchor.public_key), terms)
+    anchor, chain = pck.anchor, pck.chain.value
+    if anchor is not None and chain is not None:
+        key = Loaded(chain[-1].key)
+    else:
+        anchor = terms.anchors[0]
+        key = load(anchor.public_key)
+    return _check_crl("crl.root", collateral.root_ca_crl, anchor.name, key, terms)
 
 
 def check_pck_crl(pck: Pck, collateral: ParsedCollateral, terms: Terms) -> Check:

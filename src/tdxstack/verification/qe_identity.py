@@ -12,19 +12,17 @@ from typing import Any, Final
 
 from tdxstack.errors import MalformedError
 from tdxstack.verification.fields import Fields
-from tdxstack.verification.tcb_info import IsvLevel, TcbStatus, isv_levels
+from tdxstack.verification.tcb_info import IsvLevel, TcbStatus, by_name, isv_levels
 
 QE: Final = "QE"
 TD_QE: Final = "TD_QE"
 _VERSION = 2
-_STATUSES = frozenset(
-    {
-        TcbStatus.UP_TO_DATE,
-        TcbStatus.OUT_OF_DATE,
-        TcbStatus.CONFIGURATION_NEEDED,
-        TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED,
-        TcbStatus.REVOKED,
-    }
+_STATUSES = by_name(
+    TcbStatus.UP_TO_DATE,
+    TcbStatus.OUT_OF_DATE,
+    TcbStatus.CONFIGURATION_NEEDED,
+    TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED,
+    TcbStatus.REVOKED,
 )
 
 

@@ -13,7 +13,6 @@ from tdxstack.errors import UsageError
 from tdxstack.verification import pck, result, signed_documents, tcb, td
 from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, Certificate, TrustAnchor
 from tdxstack.verification.chains import stamp
-from tdxstack.verification.evaluation import Shortfall
 from tdxstack.verification.inputs import ParsedCollateral, Terms
 from tdxstack.verification.judgement import judge
 from tdxstack.verification.memo import Memo
@@ -30,8 +29,9 @@ from tdxstack.verification.quote_checks import (
 from tdxstack.verification.quote_facts import pck_facts, quote_facts
 from tdxstack.verification.result import Check, Status
 from tdxstack.verification.sgx_extension import SgxExtension
+from tdxstack.verification.shortfalls import Shortfall
 from tdxstack.verification.signatures import SignatureMemory
-from tdxstack.verification.tcb import Tcb
+from tdxstack.verification.tcb import PlatformSvns, Tcb
 from tdxstack.verification.tcb_info import TcbStatus
 
 QUOTE_CHECKS: Final = (
@@ -107,10 +107,7 @@ class TcbOutcome:
             "advisory_ids": list(self.advisories),
             "evaluation_number": self.evaluation_number,
             "current_status": self.current_status.value if self.current_status else None,
-            "shortfalls": [
-                {"part": item.part, "have": item.have, "need": item.need, "detail": item.detail}
-                for item in self.shortfalls
-            ],
+            "shortfalls": [shortfall.to_json() for shortfall in self.shortfalls],
         }
 
 
@@ -161,7 +158,16 @@ class Verifier:
     threads may share a verifier.
     """
 
-    __slots__ = ("_anchors", "_certificates", "_collateral", "_common", "_pcks", "_policy", "_signatures")
+    __slots__ = (
+        "_anchors",
+        "_certificates",
+        "_collateral",
+        "_common",
+        "_pcks",
+        "_platforms",
+        "_policy",
+        "_signatures",
+    )
 
     def __init__(
         self, *, anchors: Sequence[TrustAnchor] = (INTEL_SGX_ROOT_CA,), policy: AnyPolicy | None = None
@@ -175,6 +181,7 @@ class Verifier:
         self._certificates: Memo[bytes, Certificate] = Memo(_MAX_CERTIFICATES)
         self._collateral: Memo[Collateral, ParsedCollateral] = Memo(_MAX_COLLATERAL)
         self._pcks: Memo[tuple[CertificationData, bytes | None, bytes], Pck] = Memo(_MAX_PCKS)
+        self._platforms: Memo[tuple[Pck, ParsedCollateral, PlatformSvns], Tcb] = Memo(_MAX_PCKS)
         self._common: Memo[_CommonKey, Mapping[str, Check]] = Memo(_MAX_PCKS)
 
     def verify(
@@ -195,8 +202,10 @@ class Verifier:
         time = in_utc(time)
         parsed = self._parsed(collateral)
         found = self._pck(quote.signature.certification, parsed, pck_chain)
-        platform = Tcb.of(
-            parsed.tcb_info, parsed.qe_identity, found.extension, quote.body, quote.signature.qe_report
+        svns = PlatformSvns.of(quote)
+        platform = self._platforms.get(
+            (found, parsed, svns),
+            lambda: Tcb.of(parsed.tcb_info, parsed.qe_identity, found.extension, svns),
         )
         signed = check_signature(quote)
 
@@ -334,7 +343,7 @@ def _outcome(platform: Tcb, collateral: ParsedCollateral) -> TcbOutcome | None:
         date=evaluation.date,
         latest_date=info.levels[0].date if info.levels else None,
         advisories=evaluation.advisories,
-        shortfalls=evaluation.shortfalls,
+        shortfalls=evaluation.shortfalls + platform.qe_shortfalls,
         evaluation_number=info.evaluation_number,
         current_status=evaluation.current_status,
     )

@@ -45,16 +45,14 @@ class SgxExtension:
     @classmethod
     def parse(cls, data: bytes) -> SgxExtension:
         """Read the extension's DER value. Raises `MalformedError`, also for a field given twice."""
-        fields = _entries(data, b"")
-        tcb = _entries(_field(fields, _TCB, der.SEQUENCE), bytes((_TCB,)), whole=False)
+        fields = _entries(der.sequence(data, _WHAT), b"")
+        tcb = _entries(_field(fields, _TCB, der.SEQUENCE), bytes((_TCB,)))
         components = [_integer(tcb, number) for number in _COMPONENTS]
         if max(components) > 0xFF:
             raise MalformedError(f"{_WHAT}: a TCB component is {max(components)}", hint=_HINT)
         configuration: dict[int, tuple[int, bytes]] = {}
         if _CONFIGURATION in fields:
-            configuration = _entries(
-                _field(fields, _CONFIGURATION, der.SEQUENCE), bytes((_CONFIGURATION,)), whole=False
-            )
+            configuration = _entries(_field(fields, _CONFIGURATION, der.SEQUENCE), bytes((_CONFIGURATION,)))
         sgx_type = int.from_bytes(_field(fields, _SGX_TYPE, der.ENUMERATED, 1), "big")
         instance = None
         if _PLATFORM_INSTANCE in fields:
@@ -82,19 +80,16 @@ class SgxExtension:
 _HINT = "the certificate is damaged or not a PCK certificate"
 
 
-def _entries(data: bytes, arc: bytes, *, whole: bool = True) -> dict[int, tuple[int, bytes]]:
-    """The fields by the last number of their object identifier, which continues the SGX arc and `arc`."""
+def _entries(data: bytes, arc: bytes) -> dict[int, tuple[int, bytes]]:
+    """Tag and value by the last number of the object identifier, which continues the SGX arc and `arc`."""
     entries: dict[int, tuple[int, bytes]] = {}
-    for tag, content in der.sequence(data, _WHAT) if whole else der.elements(data, _WHAT):
-        pair = list(der.elements(content, _WHAT)) if tag == der.SEQUENCE else []
-        if len(pair) != 2 or pair[0][0] != der.OBJECT_IDENTIFIER:
-            raise MalformedError(f"{_WHAT}: an entry is not an identifier and a value", hint=_HINT)
-        identifier = pair[0][1]
-        if not identifier.startswith(_ARC + arc) or len(identifier) != len(_ARC + arc) + 1:
+    parent = _ARC + arc
+    for identifier, tag, value in der.pairs(data, _WHAT):
+        if identifier[:-1] != parent:
             continue  # fields of later versions of the profile
         if identifier[-1] in entries:
             raise MalformedError(f"{_WHAT}: field {identifier.hex()} occurs twice", hint=_HINT)
-        entries[identifier[-1]] = pair[1]
+        entries[identifier[-1]] = tag, value
     return entries
 
 

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from tdxstack.errors import MalformedError
 
 P256_HINT: Final = "Intel's attestation uses ECDSA keys on P-256 throughout"
 
-_ECDSA = ec.ECDSA(hashes.SHA256())
+_ECDSA = ec.ECDSA(Prehashed(hashes.SHA256()))
 _SPKI_PREFIX = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
 _MAX_REMEMBERED = 4096
 
 
 class PublicKey:
-    """A P-256 public key; `der` is its SubjectPublicKeyInfo."""
+    """A P-256 public key."""
 
-    __slots__ = ("_key", "der")
+    __slots__ = ("_der", "_key")
 
     def __init__(self, key: object, what: str) -> None:
         """Take a key of the library. Raises `MalformedError` if it is of another kind or curve."""
@@ -31,7 +32,14 @@ class PublicKey:
                 f"{what} has a {type(key).__name__}, not an ECDSA key on P-256", hint=P256_HINT
             )
         self._key = key
-        self.der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        self._der = b""
+
+    @property
+    def der(self) -> bytes:
+        """The SubjectPublicKeyInfo."""
+        if not self._der:
+            self._der = self._key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return self._der
 
     @classmethod
     def of_point(cls, point: bytes, what: str) -> PublicKey:
@@ -49,8 +57,12 @@ class PublicKey:
 
     def signed(self, signature: bytes, data: bytes) -> bool:
         """Whether `signature` (DER) is this key's over `data`."""
+        return self.signed_digest(signature, hashlib.sha256(data).digest())
+
+    def signed_digest(self, signature: bytes, digest: bytes) -> bool:
+        """Whether `signature` (DER) is this key's over data with this SHA-256 digest."""
         try:
-            self._key.verify(signature, data, _ECDSA)
+            self._key.verify(signature, digest, _ECDSA)
         except InvalidSignature:
             return False
         return True
@@ -76,10 +88,11 @@ class SignatureMemory:
 
     def signed(self, key: PublicKey, signature: bytes, data: bytes) -> bool:
         """As `PublicKey.signed`, from memory where possible."""
-        entry = (key.der, signature, data)
+        digest = hashlib.sha256(data).digest()
+        entry = (key.der, signature, digest)
         if entry in self._good:
             return True
-        if not key.signed(signature, data):
+        if not key.signed_digest(signature, digest):
             return False
         if len(self._good) >= _MAX_REMEMBERED:
             self._good.clear()

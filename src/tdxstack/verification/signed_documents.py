@@ -68,7 +68,7 @@ def _signer_problems(chain: Chain, anchors: Sequence[TrustAnchor]) -> list[str]:
     if len(chain) != 2:
         problems.append(f"the signing chain has {len(chain)} certificates, not 2")
     if _SIGNER_NAME not in signer.name:
-        problems.append(f"the name {signer.name!r} does not contain {_SIGNER_NAME!r}")
+        problems.append(f"the name of {signer.described} does not contain {_SIGNER_NAME!r}")
     if root.key.der not in {anchor.public_key_der for anchor in anchors}:
-        problems.append(f"the root {root.name!r} is not the trust anchor")
+        problems.append(f"the root {root.described} is not the trust anchor")
     return problems

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
-from tdxstack.abi.quote import QuoteBody, TdBody10, TdBody15
+from tdxstack.abi.quote import Quote, QuoteBody, TdBody10, TdBody15
 from tdxstack.abi.sgx_report import SgxReportBody
 from tdxstack.verification.chains import stamp
 from tdxstack.verification.evaluation import Evaluation, converge, evaluate, find_module, module_name
@@ -12,7 +13,43 @@ from tdxstack.verification.inputs import Loaded, Terms
 from tdxstack.verification.qe_identity import QE, TD_QE, QeIdentity
 from tdxstack.verification.result import Check, fail, judged, not_applicable, unknown
 from tdxstack.verification.sgx_extension import SgxExtension
+from tdxstack.verification.shortfalls import Shortfall, Update, isv_shortfalls
 from tdxstack.verification.tcb_info import SGX, TDX, IsvLevel, TcbInfo, TcbStatus
+
+_CONFIGURATION = "the platform's configuration must change, usually in the BIOS"
+_HARDENING = "software in the TD or enclave must be hardened against the advisories"
+_RELAUNCH = "the TDX module was updated after the TD had started: start the TD again"
+_ADVICE: Final = {
+    TcbStatus.SW_HARDENING_NEEDED: _HARDENING,
+    TcbStatus.CONFIGURATION_NEEDED: _CONFIGURATION,
+    TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED: f"{_CONFIGURATION}; {_HARDENING}",
+    TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED: _CONFIGURATION,
+    TcbStatus.TD_RELAUNCH_ADVISED: _RELAUNCH,
+    TcbStatus.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED: f"{_RELAUNCH}; {_CONFIGURATION}",
+    TcbStatus.REVOKED: "Intel has revoked this TCB level",
+    TcbStatus.NOT_SUPPORTED: "no TCB level matches",
+}
+"""What to do about a status, besides the updates that raise what is short."""
+
+
+class PlatformSvns(NamedTuple):
+    """What a quote says of security versions.
+
+    TEE_TCB_SVN and TEE_TCB_SVN2 are 16 bytes each; both are empty for SGX, the second for TDX 1.0.
+    """
+
+    is_td: bool
+    tee_tcb_svn: bytes
+    tee_tcb_svn2: bytes
+    qe_isvsvn: int
+
+    @classmethod
+    def of(cls, quote: Quote) -> PlatformSvns:
+        """Those of `quote`."""
+        body, isvsvn = quote.body, quote.signature.qe_report.isv_svn
+        if not isinstance(body, TdBody10):
+            return cls(False, b"", b"", isvsvn)
+        return cls(True, body.tee_tcb_svn, body.tee_tcb_svn2 if isinstance(body, TdBody15) else b"", isvsvn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +64,7 @@ class Tcb:
     problem: str
     qe_level: IsvLevel | None
     qe_problem: str
+    qe_shortfalls: tuple[Shortfall, ...]
 
     @classmethod
     def of(
@@ -34,20 +72,26 @@ class Tcb:
         info: Loaded[TcbInfo],
         identity: Loaded[QeIdentity],
         extension: Loaded[SgxExtension],
-        body: QuoteBody,
-        qe_report: SgxReportBody,
+        svns: PlatformSvns,
     ) -> Tcb:
         """Evaluate with what is there."""
-        level = identity.value.level(qe_report.isv_svn) if identity.value else None
-        qe_problem = "" if identity.value else identity.problem
-        problem = info.problem or extension.problem
-        if info.value is None or extension.value is None:
-            return cls(None, problem, level, qe_problem)
-        if isinstance(body, TdBody10) is not (info.value.id == TDX):
-            return cls(None, f"the TCB info is about {info.value.id}", level, qe_problem)
-        launch = body.tee_tcb_svn if isinstance(body, TdBody10) else b""
-        current = body.tee_tcb_svn2 if isinstance(body, TdBody15) else b""
-        return cls(evaluate(info.value, extension.value, level, launch, current), "", level, qe_problem)
+        is_td, launch, current, qe_isvsvn = svns
+        level: IsvLevel | None = None
+        qe_shortfalls: tuple[Shortfall, ...] = ()
+        if identity.value is not None:
+            level = identity.value.level(qe_isvsvn)
+            qe_shortfalls = tuple(
+                isv_shortfalls(
+                    "quoting enclave", Update.QUOTING_ENCLAVE, identity.value.levels, qe_isvsvn, level
+                )
+            )
+        evaluation, problem = None, info.problem or extension.problem
+        if info.value is not None and extension.value is not None:
+            if is_td is (info.value.id == TDX):
+                evaluation = evaluate(info.value, extension.value, level, launch, current)
+            else:
+                problem = f"the TCB info is about {info.value.id}"
+        return cls(evaluation, problem, level, identity.problem, qe_shortfalls)
 
 
 def check_platform(info: Loaded[TcbInfo], extension: Loaded[SgxExtension], body: QuoteBody) -> Check:
@@ -94,7 +138,9 @@ def check_status(tcb: Tcb, terms: Terms) -> Check:
     found = evaluation.without_qe.value
     if evaluation.date is not None:
         found += f", TCB of {stamp(evaluation.date)}"
-    reasons = [str(shortfall) for shortfall in evaluation.shortfalls] + list(evaluation.advisories)
+    reasons = [_ADVICE[evaluation.without_qe]] if evaluation.without_qe in _ADVICE else []
+    reasons += [str(shortfall) for shortfall in evaluation.shortfalls]
+    reasons += evaluation.advisories
     return judged("tcb.status", good, _accepted(terms), found, "; ".join(reasons))
 
 
@@ -111,8 +157,10 @@ def check_qe_status(tcb: Tcb, terms: Terms) -> Check:
         good = _acceptable(evaluation.status, evaluation, terms) or (
             alone and not _acceptable(evaluation.without_qe, evaluation, terms)
         )
-    advisories = ", ".join(tcb.qe_level.advisories) if tcb.qe_level else "no level of the QE identity matches"
-    return judged("qe.status", good, _accepted(terms), status.value, advisories)
+    reasons = [] if tcb.qe_level else ["no level of the QE identity matches"]
+    reasons += [str(shortfall) for shortfall in tcb.qe_shortfalls]
+    reasons += tcb.qe_level.advisories if tcb.qe_level else ()
+    return judged("qe.status", good, _accepted(terms), status.value, "; ".join(reasons))
 
 
 def check_qe_identity(identity: Loaded[QeIdentity], report: SgxReportBody, body: QuoteBody) -> Check:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, Final
 
 from tdxstack.errors import MalformedError
@@ -35,36 +36,51 @@ class TcbStatus(StrEnum):
     NOT_SUPPORTED = "NotSupported"
 
 
-_COMPUTED = {
-    TcbStatus.TD_RELAUNCH_ADVISED,
-    TcbStatus.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED,
-    TcbStatus.NOT_SUPPORTED,
-}
-_PLATFORM_STATUSES = frozenset(TcbStatus) - _COMPUTED
-_MODULE_STATUSES = frozenset({TcbStatus.UP_TO_DATE, TcbStatus.OUT_OF_DATE, TcbStatus.REVOKED})
+def by_name(*statuses: TcbStatus) -> Mapping[str, TcbStatus]:
+    """`statuses` by the names that documents give them."""
+    return {str(status): status for status in statuses}
+
+
+_PLATFORM_STATUSES: Final = by_name(
+    TcbStatus.UP_TO_DATE,
+    TcbStatus.SW_HARDENING_NEEDED,
+    TcbStatus.CONFIGURATION_NEEDED,
+    TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED,
+    TcbStatus.OUT_OF_DATE,
+    TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED,
+    TcbStatus.REVOKED,
+)
+_MODULE_STATUSES: Final = by_name(TcbStatus.UP_TO_DATE, TcbStatus.OUT_OF_DATE, TcbStatus.REVOKED)
 
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One of 16 TCB components: its SVN and, where Intel says so, what it is and what updates it."""
+    """What one of 16 TCB components is, where Intel says so: "BIOS", "Early Microcode Update"."""
 
-    svn: int
     category: str = ""
     type: str = ""
+
+    def __str__(self) -> str:
+        return " / ".join(text for text in (self.category, self.type) if text)
+
+
+_UNNAMED: Final = Component()
 
 
 @dataclass(frozen=True, slots=True)
 class TcbLevel:
-    """A platform at these SVNs or higher has this status. `svns` are the components' SVNs alone."""
+    """A platform at these SVNs or higher has this status. SVNs of components are 16 bytes; TDX: b"" for SGX.
 
-    sgx_components: tuple[Component, ...]
+    `components` are those of SGX, then those of TDX.
+    """
+
     sgx_svns: bytes
     pcesvn: int
-    tdx_components: tuple[Component, ...]
     tdx_svns: bytes
     date: datetime
     status: TcbStatus
     advisories: tuple[str, ...]
+    components: tuple[Component, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +109,7 @@ class TdxModule:
 
 @dataclass(frozen=True, slots=True)
 class TcbInfo:
-    """The inner object of a TCB info document: FMSPC 6 bytes, PCE-ID 2 bytes, levels from best to worst."""
+    """The inner object of a TCB info document: FMSPC 6 bytes, PCE-ID 2, levels from highest to lowest."""
 
     id: str
     issue_date: datetime
@@ -117,6 +133,7 @@ class TcbInfo:
                 hint="fetch TCB info with version 4 of the PCS API",
             )
         is_tdx = kind == TDX
+        levels = [_level(level, is_tdx) for level in fields.children("tcbLevels")]
         return cls(
             id=kind,
             issue_date=fields.time("issueDate"),
@@ -131,13 +148,16 @@ class TcbInfo:
                     fields.children("tdxModuleIdentities") if fields.has("tdxModuleIdentities") else []
                 )
             ),
-            levels=tuple(_level(level, is_tdx) for level in fields.children("tcbLevels")),
+            levels=tuple(sorted(levels, key=_rank, reverse=True)),
         )
 
 
-def isv_levels(fields: Fields, statuses: frozenset[TcbStatus]) -> tuple[IsvLevel, ...]:
-    """The member `tcbLevels` of a TDX module identity or an enclave identity. Raises `MalformedError`."""
-    return tuple(
+def isv_levels(fields: Fields, statuses: Mapping[str, TcbStatus]) -> tuple[IsvLevel, ...]:
+    """The member `tcbLevels` of a TDX module identity or an enclave identity, the highest ISVSVN first.
+
+    Raises `MalformedError`.
+    """
+    levels = [
         IsvLevel(
             isvsvn=level.child("tcb").number("isvsvn", 0xFFFF),
             date=level.time("tcbDate"),
@@ -145,7 +165,13 @@ def isv_levels(fields: Fields, statuses: frozenset[TcbStatus]) -> tuple[IsvLevel
             advisories=level.texts("advisoryIDs"),
         )
         for level in fields.children("tcbLevels")
-    )
+    ]
+    return tuple(sorted(levels, key=attrgetter("isvsvn"), reverse=True))
+
+
+def _rank(level: TcbLevel) -> tuple[bytes, int, bytes]:
+    """By what Intel's library sorts levels before it tries them, the highest first."""
+    return level.sgx_svns, level.pcesvn, level.tdx_svns
 
 
 def _module(fields: Fields, identity: str) -> TdxModule:
@@ -160,41 +186,47 @@ def _module(fields: Fields, identity: str) -> TdxModule:
 
 def _level(fields: Fields, is_tdx: bool) -> TcbLevel:
     tcb = fields.child("tcb")
-    sgx = _components(tcb, "sgxtcbcomponents")
-    tdx = _components(tcb, "tdxtcbcomponents") if is_tdx else ()
+    sgx_svns, components = _components(tcb, "sgxtcbcomponents")
+    tdx_svns = b""
+    if is_tdx:
+        tdx_svns, tdx_components = _components(tcb, "tdxtcbcomponents")
+        components += tdx_components
     return TcbLevel(
-        sgx_components=sgx,
-        sgx_svns=bytes(component.svn for component in sgx),
+        sgx_svns=sgx_svns,
         pcesvn=tcb.number("pcesvn", 0xFFFF),
-        tdx_components=tdx,
-        tdx_svns=bytes(component.svn for component in tdx),
+        tdx_svns=tdx_svns,
         date=fields.time("tcbDate"),
         status=_status(fields, _PLATFORM_STATUSES),
         advisories=fields.texts("advisoryIDs"),
+        components=components,
     )
 
 
-def _components(fields: Fields, name: str) -> tuple[Component, ...]:
-    components = tuple(
-        Component(
-            item.number("svn", 0xFF),
-            item.text("category") if item.has("category") else "",
-            item.text("type") if item.has("type") else "",
-        )
-        for item in fields.children(name)
-    )
-    if len(components) != COMPONENTS:
+def _components(fields: Fields, name: str) -> tuple[bytes, tuple[Component, ...]]:
+    items = fields.objects(name)
+    if len(items) != COMPONENTS:
         raise MalformedError(
-            f"tcbInfo: {name} has {len(components)} components, not 16", hint="fetch the collateral again"
+            f"tcbInfo: {name} has {len(items)} components, not 16", hint="fetch the collateral again"
         )
-    return components
+    svns, components = bytearray(), []
+    for number, item in enumerate(items):
+        # Most of what TCB info holds: read without `Fields` unless something is there to be complained of.
+        svn, category, kind = item.get("svn"), item.get("category", ""), item.get("type", "")
+        if type(svn) is not int or not 0 <= svn <= 0xFF:
+            raise fields.wrong(f"{name}[{number}].svn", svn, "a number from 0 to 255")
+        if type(category) is not str or type(kind) is not str:
+            raise fields.wrong(f"{name}[{number}]", item, "a component with texts")
+        svns.append(svn)
+        components.append(Component(category, kind) if category or kind else _UNNAMED)
+    return bytes(svns), tuple(components)
 
 
-def _status(fields: Fields, allowed: frozenset[TcbStatus]) -> TcbStatus:
+def _status(fields: Fields, allowed: Mapping[str, TcbStatus]) -> TcbStatus:
     text = fields.text("tcbStatus")
-    for status in allowed:
-        if status.value == text:
-            return status
-    raise MalformedError(
-        f"tcbStatus {text!r} is not one of {sorted(allowed)}", hint="a newer tdxstack may know this status"
-    )
+    status = allowed.get(text)
+    if status is None:
+        raise MalformedError(
+            f"tcbStatus {text!r} is not one of {sorted(allowed)}",
+            hint="a newer tdxstack may know this status",
+        )
+    return status

@@ -7,6 +7,7 @@ import pytest
 
 from tdxstack.verification.evaluation import Evaluation, converge, evaluate, match_level
 from tdxstack.verification.sgx_extension import SgxExtension
+from tdxstack.verification.shortfalls import Update, module_part
 from tdxstack.verification.tcb_info import IsvLevel, TcbInfo, TcbStatus
 
 S = TcbStatus
@@ -32,7 +33,7 @@ def level(
             "pcesvn": pce,
             "tdxtcbcomponents": [{"svn": tdx}] * 16,
         },
-        "tcbDate": "2025-01-01T00:00:00Z",
+        "tcbDate": f"{date}T00:00:00Z",
         "tcbStatus": status,
         **more,
     }
@@ -211,16 +212,85 @@ def test_sgx_has_no_tdx_part() -> None:
     assert evaluate(info(level("UpToDate", tdx=99), modules=[]), PCK, GOOD_QE).status is S.UP_TO_DATE
 
 
-def test_shortfalls_name_what_is_short_and_by_how_much() -> None:
-    best = level("UpToDate", sgx=7, pce=11, tdx=4)
-    best["tcb"]["sgxtcbcomponents"] = [{"svn": 0}] * 15 + [
-        {"svn": 7, "category": "OS/VMM", "type": "SEAMLDR ACM"}
+BEST = level("UpToDate", sgx=7, pce=11, tdx=4, date="2025-02-02")
+BEST["tcb"]["sgxtcbcomponents"] = [{"svn": 5}] * 14 + [
+    {"svn": 7, "category": "BIOS", "type": "Early Microcode Update"},
+    {"svn": 7, "category": "OS/VMM", "type": "SEAMLDR ACM"},
+]
+OLDER = level("OutOfDate", date="2024-02-02", advisoryIDs=["P-1"])
+
+
+def test_shortfalls_name_what_is_short_by_how_much_since_when_and_what_to_update() -> None:
+    result = evaluate(info(BEST, OLDER), PCK, GOOD_QE, svn(4))
+    assert [str(shortfall) for shortfall in result.shortfalls[:3]] == [
+        "SGX component 15 (BIOS / Early Microcode Update) is 5, needs 7 since the TCB of 2025-02-02: "
+        "update microcode or BIOS",
+        "SGX component 16 (OS/VMM / SEAMLDR ACM) is 5, needs 7 since the TCB of 2025-02-02: "
+        "update SEAM loader",
+        "TDX component 3 is 3, needs 4 since the TCB of 2025-02-02: update microcode or BIOS",
     ]
-    result = evaluate(info(best, level("OutOfDate")), PCK, GOOD_QE, svn(4))
-    assert [str(shortfall) for shortfall in result.shortfalls][:3] == [
-        "SGX component 16 (OS/VMM, SEAMLDR ACM) is 5, needs 7",
-        "PCESVN is 10, needs 11",
-        "TDX component 3 is 3, needs 4",
+    assert [str(shortfall) for shortfall in result.shortfalls[2 + 14 :]] == [
+        "PCESVN is 10, needs 11 since the TCB of 2025-02-02: update PCE",
+        "TDX module 1.5 (TDX_01) (ISVSVN) is 4, needs 6 since the TCB of 2024-06-01: update TDX module",
     ]
-    assert str(result.shortfalls[-1]) == "TDX module TDX_01 is 4, needs 6"
+    module = result.shortfalls[-1]
+    assert [shortfall.advisories for shortfall in result.shortfalls[-2:]] == [("P-1",), ("M-4",)]
+    assert module.to_json() == {
+        "part": "TDX module 1.5 (TDX_01)",
+        "name": "ISVSVN",
+        "have": 4,
+        "need": 6,
+        "update": "TDX module",
+        "since": "2024-06-01T00:00:00Z",
+        "advisory_ids": ["M-4"],
+    }
+
+
+def test_what_is_as_good_as_the_best_falls_short_of_nothing() -> None:
     assert evaluate(info(level("UpToDate")), PCK, GOOD_QE, svn(6)).shortfalls == ()
+    two = info(level("UpToDate", pce=11), level("UpToDate"), OLDER)
+    assert evaluate(two, PCK, GOOD_QE, svn(6)).shortfalls == ()
+    old_qe = IsvLevel(1, datetime(2023, 1, 1, tzinfo=UTC), S.OUT_OF_DATE, ())
+    assert evaluate(two, PCK, old_qe, svn(6)).shortfalls == ()
+
+
+def test_the_lowest_of_the_best_levels_is_what_is_needed() -> None:
+    levels = info(level("UpToDate", sgx=9), level("UpToDate", sgx=7, date="2023-03-03"), OLDER)
+    shortfalls = evaluate(levels, PCK, GOOD_QE, svn(6)).shortfalls
+    assert {(shortfall.need, f"{shortfall.since:%Y}") for shortfall in shortfalls} == {(7, "2023")}
+
+
+def test_no_level_at_all_is_told_against_the_best() -> None:
+    shortfalls = evaluate(info(BEST), PCK, GOOD_QE, svn(6)).shortfalls
+    assert [shortfall.part for shortfall in shortfalls[:2]] == ["SGX component 15", "SGX component 16"]
+    assert shortfalls[0].advisories == ()
+    assert evaluate(info(), PCK, GOOD_QE, svn(6)).shortfalls == ()
+
+
+def test_modules_of_1_0_are_components() -> None:
+    best = level("UpToDate")
+    best["tcb"]["tdxtcbcomponents"] = [{"svn": 5, "category": "OS/VMM", "type": "TDX Module"}] + [
+        {"svn": 0}
+    ] * 15
+    shortfalls = evaluate(info(best, level("OutOfDate", tdx=0)), PCK, GOOD_QE, svn(3, 0)).shortfalls
+    assert [(shortfall.part, shortfall.update) for shortfall in shortfalls] == [
+        ("TDX component 1", Update.TDX_MODULE)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("major", "part"),
+    [(0, "TDX module 1.0 (TDX_00)"), (3, "TDX module 2.0 (TDX_03)"), (9, "TDX module TDX_09")],
+)
+def test_modules_have_the_names_that_people_know(major: int, part: str) -> None:
+    assert module_part(major) == part
+
+
+def test_levels_are_tried_from_the_highest_whatever_their_order() -> None:
+    """Intel's library sorts them."""
+    levels = info(
+        level("OutOfDate", sgx=1),
+        level("UpToDate"),
+        modules=[module("TDX_01", (4, "OutOfDate"), (6, "UpToDate"))],
+    )
+    assert evaluate(levels, PCK, GOOD_QE, svn(6)).status is S.UP_TO_DATE
