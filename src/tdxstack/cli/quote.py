@@ -42,14 +42,14 @@ def quote() -> None:
 
 
 @quote.command()
-@click.argument("source", metavar="QUOTE")
+@click.argument("quote_file", metavar="QUOTE")
 @json_option
-def show(source: str, as_json: bool) -> None:
+def show(quote_file: str, as_json: bool) -> None:
     """Show what QUOTE says: a file or - for standard input, in binary, hex or base64.
 
     Nothing is verified: anybody can write such a quote. `tdx quote verify` judges it.
     """
-    parsed = Quote.parse(read_evidence(source))
+    parsed = Quote.parse(read_evidence(quote_file))
     facts, pck, emulated = quote_facts(parsed), quoted_pck(parsed), claims_emulated(parsed)
     if as_json:
         print_json({"verified": False, "emulated": emulated, "quote": facts, "pck": pck})
@@ -69,7 +69,7 @@ def show(source: str, as_json: bool) -> None:
 
 
 @quote.command()
-@click.argument("source", metavar="QUOTE")
+@click.argument("quote_file", metavar="QUOTE")
 @verification_options
 @click.option("--event-log", metavar="FILE", help="CCEL event log that must give RTMR0 to RTMR2.")
 @click.option(
@@ -99,7 +99,7 @@ def show(source: str, as_json: bool) -> None:
 )
 @json_option
 def verify(
-    source: str,
+    quote_file: str,
     options: VerificationOptions,
     event_log: str | None,
     nonce: bytes | None,
@@ -114,7 +114,7 @@ def verify(
     Exit code 0 if it is accepted, 1 if it is rejected.
     """
     policy = _policy(options, nonce, bound_key, report_data)
-    parsed = Quote.parse(read_evidence(source))
+    parsed = Quote.parse(read_evidence(quote_file))
     chain = pck_chain.read_bytes() if pck_chain else None
     verifier, time = Verifier(anchors=options.anchors, policy=policy), options.time
     collateral = options.collateral_for(parsed, chain)

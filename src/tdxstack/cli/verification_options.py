@@ -13,9 +13,13 @@ import click
 
 from tdxstack.abi.quote import Quote
 from tdxstack.cli.edge import now
+from tdxstack.cli.progress import progress_display
+from tdxstack.cli.source import Source, source_options
 from tdxstack.collateral.bundle import Collateral
+from tdxstack.collateral.fetch import fetch_collateral
+from tdxstack.collateral.platform_id import PlatformId
 from tdxstack.collateral.reading import read_collateral
-from tdxstack.errors import UsageError
+from tdxstack.errors import MalformedError, UsageError
 from tdxstack.evidence.binding import host_key_blob
 from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, TrustAnchor
 from tdxstack.verification.inputs import load
@@ -27,6 +31,17 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
+SOURCE_OPTIONS = (
+    "source",
+    "early",
+    "evaluation",
+    "ca_file",
+    "api_key_file",
+    "allow_http",
+    "refresh",
+    "offline",
+)
+"""What `source_options` adds."""
 
 Callback = Callable[[click.Context, click.Parameter, Any], Any]
 
@@ -69,6 +84,8 @@ class VerificationOptions:
     policy_file: Path | None
     trust_anchors: tuple[Path, ...]
     allow: tuple[str, ...]
+    source: Source | None
+    """Where to fetch collateral from, if that was asked for."""
 
     @property
     def time(self) -> datetime:
@@ -88,13 +105,29 @@ class VerificationOptions:
         return each(policy, lambda one: replace(one, allow_emulated="emulated" in self.allow))
 
     def collateral_for(self, quote: Quote | None, pck_chain: bytes | None = None) -> Collateral:
-        """The collateral for the platform of `quote`. Raises `UsageError` where none is given."""
-        if self.collateral is None:
+        """The collateral for the platform of `quote`, from the file or the network.
+
+        Raises `UsageError` where neither was asked for, and `UnavailableError` if it cannot be fetched.
+        """
+        if self.collateral is not None:
+            return read_bundle(self.collateral, quote, pck_chain)
+        if self.source is None:
             raise UsageError(
                 "there is no collateral to verify with",
-                hint="give --collateral FILE with TCB info, QE identity and CRLs (tdx collateral fetch)",
+                hint="give --collateral FILE (see: tdx collateral fetch), or --fetch to ask Intel's service",
             )
-        return read_bundle(self.collateral, quote, pck_chain)
+        if quote is None:
+            raise MalformedError(
+                "the quote cannot be read, so there is no platform to fetch collateral for",
+                hint="look at it with tdx quote show",
+            )
+        return fetched(self.source, platform_of_quote(quote, pck_chain))
+
+
+def fetched(source: Source, platform: PlatformId) -> Collateral:
+    """The collateral of a platform, fetched with a display of the progress."""
+    with progress_display() as display:
+        return fetch_collateral(platform, source.client(display.report, display.note), source.evaluation)
 
 
 def read_bundle(path: Path, quote: Quote | None, pck_chain: bytes | None = None) -> Collateral:
@@ -106,18 +139,25 @@ def read_bundle(path: Path, quote: Quote | None, pck_chain: bytes | None = None)
 def verification_options(command: Command) -> Command:
     """Add the options, and hand them to the command as `options`."""
 
+    @source_options
     @functools.wraps(command)
     def wrapper(
-        *arguments: Any,
+        *,
         collateral: Path | None,
+        fetch: bool,
+        source: Source,
         at: datetime | None,
         policy: Path | None,
         trust_anchor: tuple[Path, ...],
         allow: tuple[str, ...],
         **others: Any,
     ) -> Any:
-        options = VerificationOptions(collateral, at, policy, trust_anchor, allow)
-        return command(*arguments, options=options, **others)
+        if fetch and collateral:
+            raise UsageError("--collateral and --fetch contradict each other", hint="give one of them")
+        if not fetch:
+            _refuse_source_options()
+        options = VerificationOptions(collateral, at, policy, trust_anchor, allow, source if fetch else None)
+        return command(options=options, **others)
 
     decorated = cast(Command, wrapper)
     for option in reversed(
@@ -126,6 +166,9 @@ def verification_options(command: Command) -> Command:
                 "--collateral",
                 type=EXISTING_FILE,
                 help="TCB info, QE identity and CRLs: tdx's, dcap-qvl's or Intel's PCS client tool's file.",
+            ),
+            click.option(
+                "--fetch", is_flag=True, help="Fetch the collateral; nothing is fetched without this."
             ),
             click.option(
                 "--at",
@@ -154,6 +197,15 @@ def verification_options(command: Command) -> Command:
     ):
         decorated = option(decorated)
     return decorated
+
+
+def _refuse_source_options() -> None:
+    """Raise `UsageError` for an option about fetching where nothing is fetched."""
+    context = click.get_current_context()
+    for name in SOURCE_OPTIONS:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = "--" + name.replace("_", "-")
+            raise UsageError(f"{option} says how to fetch, and nothing is fetched", hint="add --fetch")
 
 
 def bound_key_of(path: Path | None) -> bytes | None:

@@ -19,6 +19,7 @@ from tdxstack.verification.boot import BOOT_CHECKS
 from tdxstack.verification.quote import POLICY_CHECKS, QUOTE_CHECKS
 from tests.recorded_boot import Keys, Recorded, pki_in, synthetic_boot, with_quote, with_tcb_info
 from tests.unit.cli.verification_files import Files, call, write_files
+from tests.unit.collateral.pcs_server import serving, unused_port
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 Capsys = pytest.CaptureFixture[str]
@@ -144,6 +145,30 @@ def test_without_collateral_nothing_can_be_said(capsys: Capsys, files: Files) ->
     done = call(capsys, "quote", "verify", str(files.quote))
     assert done.code == 2
     assert "--collateral FILE" in done.err
+
+
+def test_collateral_is_fetched_where_that_is_asked_for(
+    capsys: Capsys, files: Files, boot: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = [*files.options()[2:], "--fetch", "--json"]
+    with serving(boot.collateral) as server:
+        asked = ["quote", "verify", str(files.quote), *options, "--source", server.origin]
+        done = call(capsys, *asked)
+        assert (done.code, json.loads(done.out)["tcb_status"]) == (0, "UpToDate")
+        assert server.requests
+        late = call(capsys, *asked, "--at", (NOW + timedelta(days=60)).isoformat())
+        assert late.code == 1
+    nobody = f"http://127.0.0.1:{unused_port()}"
+    done = call(capsys, "quote", "verify", str(files.quote), *options, "--source", nobody, "--refresh")
+    assert done.code == 3 and nobody in done.err
+
+
+def test_fetching_must_be_asked_for_and_not_contradicted(capsys: Capsys, files: Files) -> None:
+    for options in (["--fetch"], ["--source", "pccs"], ["--offline"]):
+        done = call(capsys, "quote", "verify", str(files.quote), *files.options(), *options)
+        assert done.code == 2
+        assert "--fetch" in done.err
 
 
 def test_expired_collateral_is_a_rejection_with_words(capsys: Capsys, files: Files) -> None:
