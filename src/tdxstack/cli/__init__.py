@@ -33,6 +33,7 @@ COMMANDS = {
         "tdxstack.cli.collateral:collateral",
         "Fetch, show and convert what verifying a quote needs besides it.",
     ),
+    "compare": ("tdxstack.cli.compare:compare", "Say why two measurements differ."),
     "serve": ("tdxstack.cli.serve:serve", "Run the services of the stack."),
 }
 INSTALLING = ("up", "emulator", "image")

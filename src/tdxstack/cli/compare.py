@@ -1,0 +1,136 @@
+"""`tdx compare`: what differs between two measurements, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tdxstack.cli import json_option, print_json
+from tdxstack.cli.compare_page import render_page
+from tdxstack.cli.edge import directories
+from tdxstack.cli.evidence_input import read_evidence
+from tdxstack.files import write_atomically
+from tdxstack.machine.store import MachineStore
+from tdxstack.measurement.comparison.alignment import Kind
+from tdxstack.measurement.comparison.compare import Comparison, Difference
+from tdxstack.measurement.comparison.compare import compare as compare_sides
+from tdxstack.measurement.comparison.reading import read_side
+from tdxstack.measurement.comparison.side import Side
+from tdxstack.terminal import printable
+from tdxstack.workflows.subjects import machine_side
+
+MARKS = {Kind.ADDED: "+", Kind.REMOVED: "-", Kind.CHANGED: "~", Kind.MOVED: ">"}
+SHOWN = 16
+"""Hexadecimal digits of a digest that the table shows; --json has them all."""
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write one page with both logs."
+)
+@json_option
+def compare(a: str, b: str, html: Path | None, as_json: bool) -> int:
+    """Say what differs between the measurements A and B, why, and what to do.
+
+    Each is the name of a machine, or a file: an event log (CCEL), a quote, a TDREPORT, evidence of `tdx-guest
+    collect`, or the JSON of `tdx predict`. Nothing is verified: `tdx evidence verify` and `tdx quote verify`
+    do that. Exit code 0 if both are equal, 1 if they differ.
+    """
+    store = MachineStore(directories())
+    comparison = compare_sides(_side(store, a), _side(store, b))
+    if html is not None:
+        write_atomically(html, render_page(comparison).encode())
+    if as_json:
+        print_json(comparison.to_json())
+    else:
+        _print(Console(), comparison)
+    return 0 if comparison.equal else 1
+
+
+def _side(store: MachineStore, source: str) -> Side:
+    return (
+        machine_side(store, source) if source in store.names() else read_side(source, read_evidence(source))
+    )
+
+
+def _print(console: Console, comparison: Comparison) -> None:
+    for mark, side in (("A", comparison.a), ("B", comparison.b)):
+        emulated = ", emulated" if side.emulated else ""
+        console.print(Text(f"{mark}: {printable(side.name)} ({side.kind}{emulated})"))
+    console.print()
+    console.print(_registers(comparison))
+    console.print()
+    if comparison.differences:
+        console.print(_differences(comparison))
+        console.print()
+    for cause in comparison.causes:
+        console.print(Text(f"{cause.id}: ", style="bold") + Text(printable(cause.sentence)))
+        console.print(Text(f"  {printable(cause.advice)}", style="dim"))
+    for register in comparison.unexplained_registers:
+        console.print(
+            Text(f"{register.upper()} differs for no known cause", style="bold red") + _no_log(comparison)
+        )
+    for number in comparison.unexplained_differences:
+        console.print(Text(f"event {number} differs for no known cause", style="bold red"))
+    if comparison.equal:
+        console.print(Text(f"equal, as far as both sides say: {', '.join(_known(comparison)) or 'nothing'}"))
+
+
+def _registers(comparison: Comparison) -> Table:
+    table = Table("REGISTER", "A", "B", "", box=None, pad_edge=False)
+    words = {True: "[green]equal[/]", False: "[bold red]differs[/]", None: "[dim]not known[/]"}
+    for register in comparison.registers:
+        table.add_row(register.name.upper(), _short(register.a), _short(register.b), words[register.equal])
+    return table
+
+
+def _differences(comparison: Comparison) -> Table:
+    table = Table("", "EVENT", "REGISTER", "A", "B", "MEANING", box=None, pad_edge=False)
+    for item in comparison.differences:
+        a, b = item.pair.a, item.pair.b
+        entry = b or a
+        assert entry is not None
+        table.add_row(
+            MARKS[item.kind],
+            str(item.number),
+            entry.register.upper(),
+            _short(a.digest if a else None),
+            _short(b.digest if b else None),
+            Text(_story(item)),
+        )
+    return table
+
+
+def _story(item: Difference) -> str:
+    """What the event is about, then each field that differs."""
+    entry = item.pair.b or item.pair.a
+    assert entry is not None
+    lines = [printable(entry.meaning)]
+    for value in item.values:
+        if value.a == "present" or value.b == "present":
+            lines.append(f"  {'-' if value.b is None else '+'} {value.name}")
+        else:
+            lines += [
+                f"  {value.name}: {value.a or 'none'}",
+                f"  {' ' * len(value.name)}  {value.b or 'none'}",
+            ]
+    return "\n".join(lines)
+
+
+def _no_log(comparison: Comparison) -> Text:
+    without = [side.name for side in (comparison.a, comparison.b) if side.entries is None]
+    return Text(f"; {printable(without[0])} has no event log, give one to see why" if without else "")
+
+
+def _known(comparison: Comparison) -> list[str]:
+    return [register.name.upper() for register in comparison.registers if register.equal]
+
+
+def _short(digest: bytes | None) -> str:
+    return f"{digest.hex()[:SHOWN]}…" if digest is not None else "-"

@@ -1,0 +1,112 @@
+"""One of the two things that are compared: its registers and, where it has one, its list of events."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tdxstack.abi.event_log import EVENT_TYPE_NAMES, MR_NAMES, Event
+from tdxstack.measurement.describe import describe
+from tdxstack.measurement.replay import extend
+
+BOOT_ORDER = "boot order"
+REGISTERS = ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One event, logged or predicted.
+
+    `digest` has 48 bytes, or is None where it could not be predicted. `data` is what the log holds with it,
+    None for a prediction. `text` is what was measured, where that is known to be the text of `digest`.
+    """
+
+    register: str
+    type: str
+    digest: bytes | None
+    meaning: str
+    data: bytes | None = None
+    text: str | None = None
+
+    @property
+    def subject(self) -> tuple[str, str]:
+        """What the event is about, without its value; events of one subject are versions of each other."""
+        if self.meaning.startswith(BOOT_ORDER):
+            return self.type, BOOT_ORDER
+        return self.type, self.meaning.partition(":")[0].partition(",")[0]
+
+    def to_json(self) -> dict[str, object]:
+        """register, type, digest, meaning; `text` only where it is known."""
+        document: dict[str, object] = {
+            "register": self.register,
+            "type": self.type,
+            "digest": self.digest.hex() if self.digest is not None else None,
+            "meaning": self.meaning,
+        }
+        return document | ({"text": self.text} if self.text is not None else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What one side says.
+
+    `registers` has the names and values (48 bytes) that are known; `entries` is None where there is no log.
+
+    `mrtd_two_pass` is MRTD as a VMM would make it that adds all pages before it measures them.
+    `memory` (bytes) and `vcpus` are given where they are known from elsewhere than the measurements.
+    """
+
+    name: str
+    kind: str
+    registers: Mapping[str, bytes]
+    entries: tuple[Entry, ...] | None = None
+    mrtd_two_pass: bytes | None = None
+    memory: int | None = None
+    vcpus: int | None = None
+    emulated: bool = False
+
+    def of_register(self, register: str) -> tuple[Entry, ...]:
+        """The entries of one register, in the order of the log."""
+        return tuple(entry for entry in self.entries or () if entry.register == register)
+
+    def folded(self, register: str) -> bytes | None:
+        """What the entries make of a register; None where there is no log or an entry without a digest."""
+        value = bytes(48)
+        for entry in self.of_register(register):
+            if entry.digest is None:
+                return None
+            value = extend(value, entry.digest)
+        return value if self.entries is not None else None
+
+
+def entries_of_log(events: Iterable[Event], texts: Iterable[str] = ()) -> tuple[Entry, ...]:
+    """The entries of a log's events that extend a register of a TD.
+
+    `texts` are claims of what was measured (command lines); one is believed only for an event whose digest
+    is that of the text in UTF-16, with or without a zero at its end.
+    """
+    known = {
+        hashlib.sha384(text.encode("utf-16-le", "surrogatepass") + end).digest(): text
+        for text in texts
+        for end in (b"", b"\0\0")
+    }
+    entries = []
+    for event in events:
+        digest = event.digest()
+        if event.extends and digest is not None and event.mr_index < len(MR_NAMES):
+            register, kind = event.mr_name.lower(), event.type_name
+            entries.append(Entry(register, kind, digest, describe(event), event.data, known.get(digest)))
+    return tuple(entries)
+
+
+def type_value(name: str) -> int | None:
+    """The number of an event type's name, which may be the number itself (0x...); None for any other."""
+    if _NUMBER.fullmatch(name):
+        return int(name, 16)
+    return _VALUES.get(name)
+
+
+_NUMBER = re.compile("0x[0-9a-f]{8}")
+_VALUES = {name: value for value, name in EVENT_TYPE_NAMES.items()}

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tdxstack.abi.event_log import ALG_SHA384, EventLog, SpecId
+from tdxstack.abi.tdreport import TdReport
+from tdxstack.errors import MalformedError
+from tdxstack.measurement.comparison.reading import read_side
+from tests.recorded_boot import pki_in, synthetic_boot
+from tests.unit.measurement.comparison.logs import PLAIN, side
+
+TIME = datetime(2026, 11, 1, tzinfo=UTC)
+LOG = EventLog(SpecId(0, bytes(20), 0, 0, 2, 0, 2, ((ALG_SHA384, 48),), b""), PLAIN).to_bytes()
+PREDICTION: dict[str, Any] = {
+    "registers": {"mrtd": "a7" * 48, "rtmr0": "01" * 48, "rtmr1": None},
+    "mrtd": {"single_pass": "a7" * 48, "two_pass": "b8" * 48},
+    "events": [
+        {"register": "rtmr0", "type": "EV_SEPARATOR", "digest": "02" * 48, "meaning": "x", "source": "y"},
+        {"register": "rtmr1", "type": "0x08000001", "digest": None, "meaning": "z", "source": "y"},
+    ],
+}
+
+
+def test_event_log() -> None:
+    read = read_side("log", LOG)
+    assert (read.name, read.kind) == ("log", "event log")
+    assert read.entries == side("log", PLAIN).entries
+    assert "rtmr3" not in read.registers
+    assert {name: read.folded(name) for name in read.registers} == dict(read.registers)
+
+
+def test_prediction() -> None:
+    read = read_side("p", json.dumps(PREDICTION).encode())
+    assert read.kind == "prediction"
+    assert dict(read.registers) == {"mrtd": b"\xa7" * 48, "rtmr0": b"\1" * 48}
+    assert read.mrtd_two_pass == b"\xb8" * 48
+    assert [(entry.register, entry.digest) for entry in read.entries or ()] == [
+        ("rtmr0", b"\2" * 48),
+        ("rtmr1", None),
+    ]
+
+
+def test_evidence_report_and_quote(tmp_path: Path) -> None:
+    evidence = synthetic_boot(pki_in(tmp_path / "pki", TIME), TIME).evidence
+    info = TdReport.parse(evidence.tdreport).td_info
+    for name, data in (
+        ("evidence", evidence.to_json().encode()),
+        ("TDREPORT", evidence.tdreport),
+        ("quote", evidence.quote),
+    ):
+        read = read_side(name, data)
+        assert read.kind == name
+        assert read.registers["mrtd"] == info.mrtd
+        assert [read.registers[f"rtmr{number}"] for number in range(4)] == list(info.rtmrs)
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"registers": []}, "registers is no object"),
+        ({"registers": {"mrtd": "zz"}}, "registers.mrtd"),
+        ({"events": [{}]}, r"events\[0\]"),
+        ({"events": [PREDICTION["events"][0] | {"type": "EV_NONE"}]}, r"events\[0\].type"),
+        ({"events": [PREDICTION["events"][0] | {"digest": "00"}]}, r"events\[0\].digest"),
+        ({"events": {}}, "no kind that can be compared"),
+    ],
+)
+def test_a_damaged_prediction_is_refused(change: dict[str, Any], where: str) -> None:
+    with pytest.raises(MalformedError, match=where):
+        read_side("p", json.dumps(PREDICTION | change).encode())
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=60).map(lambda data: b"{" + data))
+def test_no_input_breaks_it(data: bytes) -> None:
+    try:
+        read_side("x", data)
+    except MalformedError as error:
+        assert error.hint
+
+
+def test_every_cut_of_a_log_is_refused_or_read() -> None:
+    for end in range(0, len(LOG), 7):
+        try:
+            assert read_side("x", LOG[:end]).kind == "event log"
+        except MalformedError:
+            continue
