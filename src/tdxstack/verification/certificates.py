@@ -130,8 +130,12 @@ class TrustAnchor:
     @classmethod
     def from_certificate(cls, data: bytes) -> TrustAnchor:
         """Trust the key of a certificate in PEM or DER. Raises `MalformedError`."""
-        certificate = read_chain(data)[0] if b"-----BEGIN" in data else Certificate.parse(data)
-        return cls(certificate.name, certificate.key.der, certificate.is_emulated)
+        first, *more = read_chain(data) if b"-----BEGIN" in data else (Certificate.parse(data),)
+        if more:
+            raise MalformedError(
+                f"trust anchor: {1 + len(more)} certificates", hint="give the root's certificate alone"
+            )
+        return cls(first.name, first.key.der, first.is_emulated)
 
     def public_key(self) -> PublicKey:
         """The key, loaded. Raises `MalformedError` if it is not on P-256."""

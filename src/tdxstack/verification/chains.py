@@ -21,15 +21,22 @@ from tdxstack.verification.certificates import (
 )
 from tdxstack.verification.signatures import PublicKey, SignatureMemory
 
+_PARTIAL = {x509.DeltaCRLIndicator.oid, x509.IssuingDistributionPoint.oid}
+"""Extensions of lists that do not hold all that their issuer has revoked, critical or not."""
+
 
 @dataclass(frozen=True, slots=True)
 class RevocationList:
-    """What verification needs of a CRL. `end` is None if it names no next update."""
+    """What verification needs of a CRL. `issuer` is a whole name in DER, `issuer_name` its common name.
 
+    `end` is None if it names no next update; `unusable` are extensions that it should not have.
+    """
+
+    issuer: bytes
     issuer_name: str
     start: datetime
     end: datetime | None
-    unknown_critical: tuple[str, ...]
+    unusable: tuple[str, ...]
     uses_ecdsa_sha256: bool
     signature: bytes
     signed_bytes: bytes
@@ -41,12 +48,16 @@ class RevocationList:
         try:
             crl = x509.load_der_x509_crl(data)
             signed = der.signed_part(data, "revocation list")
+            issuer = _issuer(signed)
             return cls(
-                issuer_name=der.common_name(_issuer(signed)),
+                issuer=issuer,
+                issuer_name=der.common_name(issuer),
                 start=crl.last_update_utc,
                 end=crl.next_update_utc,
-                unknown_critical=tuple(
-                    extension.oid.dotted_string for extension in crl.extensions if extension.critical
+                unusable=tuple(
+                    extension.oid.dotted_string
+                    for extension in crl.extensions
+                    if extension.critical or extension.oid in _PARTIAL
                 ),
                 uses_ecdsa_sha256=uses_ecdsa_sha256(crl),
                 signature=crl.signature,
@@ -60,9 +71,19 @@ class RevocationList:
         """Why it is not signed by the authority `issuer` (a common name) with `key`; empty if it is."""
         if self.issuer_name != issuer:
             return [f"the list is issued by {self.issuer_name!r}, not {issuer!r}"]
-        problems = [f"the list has the unknown critical extension {oid}" for oid in self.unknown_critical]
+        problems = [f"the list has the extension {oid}, which is not understood" for oid in self.unusable]
         if not self.uses_ecdsa_sha256 or not memory.signed(key, self.signature, self.signed_bytes):
             problems.append(f"the list's signature is not {issuer!r}'s")
+        return problems
+
+    def issuer_problems(self, issuer: Certificate) -> list[str]:
+        """Why `issuer`, whose common name and key fit, did not issue it all the same; empty if it did."""
+        problems = []
+        if self.issuer != issuer.subject:
+            problems.append(f"the list names another {self.issuer_name!r} as its issuer")
+        _, usage = _uses(issuer)
+        if usage is None or not usage.crl_sign:
+            problems.append(f"{issuer.described} may not sign revocation lists")
         return problems
 
     def revoked(self, certificates: Iterable[Certificate]) -> list[str]:
@@ -103,6 +124,19 @@ def chain_problems(chain: Chain, memory: SignatureMemory) -> list[str]:
     return problems
 
 
+def signer_problems(signer: Certificate) -> list[str]:
+    """Why the key of a certificate at the end of a chain is not one to sign evidence; empty if it is."""
+    constraints, usage = _uses(signer)
+    problems = []
+    if constraints is not None and constraints.ca:
+        problems.append(
+            f"{signer.described} is a certificate authority, which signs nothing but certificates"
+        )
+    if usage is not None and not usage.digital_signature:
+        problems.append(f"the key of {signer.described} is not one for digital signatures")
+    return problems
+
+
 def validity_problems(chain: Iterable[Certificate], time: datetime) -> list[str]:
     """Which certificates are not valid at `time`; empty if all are."""
     return [
@@ -120,19 +154,28 @@ def stamp(time: datetime) -> str:
 def _extension_problems(certificate: Certificate, depth: int) -> list[str]:
     """`depth` 0 is the leaf; the others must be authorities with so many below them."""
     what = certificate.described
-    problems, constraints, usage = [], None, None
+    problems = [
+        f"{what} has the unknown critical extension {extension.oid.dotted_string}"
+        for extension in certificate.extensions
+        if extension.critical and not isinstance(extension.value, x509.BasicConstraints | x509.KeyUsage)
+    ]
+    if depth == 0:
+        return problems
+    constraints, usage = _uses(certificate)
+    if constraints is None or usage is None or not constraints.ca or not usage.key_cert_sign:
+        problems.append(f"{what} is no certificate authority")
+    elif constraints.path_length is not None and constraints.path_length < depth - 1:
+        problems.append(f"{what} may have {constraints.path_length} authorities below it, not {depth - 1}")
+    return problems
+
+
+def _uses(certificate: Certificate) -> tuple[x509.BasicConstraints | None, x509.KeyUsage | None]:
+    """What a certificate says of its use, as far as it says something."""
+    constraints, usage = None, None
     for extension in certificate.extensions:
         value = extension.value
         if isinstance(value, x509.BasicConstraints):
             constraints = value
         elif isinstance(value, x509.KeyUsage):
             usage = value
-        elif extension.critical:
-            problems.append(f"{what} has the unknown critical extension {extension.oid.dotted_string}")
-    if depth == 0:
-        return problems
-    if constraints is None or usage is None or not constraints.ca or not usage.key_cert_sign:
-        problems.append(f"{what} is no certificate authority")
-    elif constraints.path_length is not None and constraints.path_length < depth - 1:
-        problems.append(f"{what} may have {constraints.path_length} authorities below it, not {depth - 1}")
-    return problems
+    return constraints, usage

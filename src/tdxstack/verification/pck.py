@@ -15,7 +15,13 @@ from tdxstack.abi.quote import (
 )
 from tdxstack.errors import MalformedError
 from tdxstack.verification.certificates import Certificate, Chain, TrustAnchor, read_chain
-from tdxstack.verification.chains import RevocationList, chain_problems, stamp, validity_problems
+from tdxstack.verification.chains import (
+    RevocationList,
+    chain_problems,
+    signer_problems,
+    stamp,
+    validity_problems,
+)
 from tdxstack.verification.emulated import is_emulated_fmspc
 from tdxstack.verification.inputs import Loaded, ParsedCollateral, Terms, load
 from tdxstack.verification.memo import Memo
@@ -75,7 +81,7 @@ def check_chain(pck: Pck, terms: Terms) -> Check:
     chain = pck.chain.value
     if chain is None:
         return fail("pck.chain", expected, "none", pck.chain.problem)
-    problems = chain_problems(chain, terms.memory)
+    problems = chain_problems(chain, terms.memory) + signer_problems(chain[0])
     if len(chain) != len(_NAMES):
         problems.append(f"there are {len(chain)} certificates, not 3")
     for certificate, part in zip(chain, _NAMES, strict=False):
@@ -115,11 +121,11 @@ def check_root_crl(pck: Pck, collateral: ParsedCollateral, terms: Terms) -> Chec
     """crl.root: the root's revocation list is signed by the anchor and fresh."""
     anchor, chain = pck.anchor, pck.chain.value
     if anchor is not None and chain is not None:
-        key = Loaded(chain[-1].key)
-    else:
-        anchor = terms.anchors[0]
-        key = load(anchor.public_key)
-    return _check_crl("crl.root", collateral.root_ca_crl, anchor.name, key, terms)
+        return _check_crl(
+            "crl.root", collateral.root_ca_crl, anchor.name, Loaded(chain[-1].key), terms, chain[-1]
+        )
+    anchor = terms.anchors[0]
+    return _check_crl("crl.root", collateral.root_ca_crl, anchor.name, load(anchor.public_key), terms)
 
 
 def check_pck_crl(pck: Pck, collateral: ParsedCollateral, terms: Terms) -> Check:
@@ -129,7 +135,7 @@ def check_pck_crl(pck: Pck, collateral: ParsedCollateral, terms: Terms) -> Check
         # A list that is not there is told whatever the chain is.
         key: Loaded[PublicKey] = Loaded(None, pck.chain.problem or "the PCK certificate's issuer is missing")
         return _check_crl("crl.pck", collateral.pck_crl, "", key, terms)
-    return _check_crl("crl.pck", collateral.pck_crl, chain[1].name, Loaded(chain[1].key), terms)
+    return _check_crl("crl.pck", collateral.pck_crl, chain[1].name, Loaded(chain[1].key), terms, chain[1])
 
 
 def check_revocation(pck: Pck, collateral: ParsedCollateral) -> Check:
@@ -178,8 +184,14 @@ def _find(
 
 
 def _check_crl(
-    check_id: str, crl: Loaded[RevocationList], issuer: str, key: Loaded[PublicKey], terms: Terms
+    check_id: str,
+    crl: Loaded[RevocationList],
+    issuer: str,
+    key: Loaded[PublicKey],
+    terms: Terms,
+    certificate: Certificate | None = None,
 ) -> Check:
+    """`certificate` is the issuer's, where the quote has led to it."""
     time = stamp(terms.time)
     expected = f"a list signed by its issuer, current at {time}"
     value = crl.value
@@ -188,6 +200,8 @@ def _check_crl(
     if key.value is None:
         return unknown(check_id, key.problem)
     problems = value.problems(issuer, key.value, terms.memory)
+    if certificate is not None:
+        problems += value.issuer_problems(certificate)
     if terms.time < value.start:
         problems.append(f"the list is issued after {time}")
     if value.end is None or terms.time - value.end > terms.policy.collateral_grace:

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 
 from tdxstack.collateral.signed_json import SignedJson
 from tdxstack.verification.certificates import Chain, TrustAnchor
-from tdxstack.verification.chains import RevocationList, chain_problems, stamp, validity_problems
+from tdxstack.verification.chains import (
+    RevocationList,
+    chain_problems,
+    signer_problems,
+    stamp,
+    validity_problems,
+)
 from tdxstack.verification.inputs import Loaded, Terms
 from tdxstack.verification.qe_identity import QeIdentity
 from tdxstack.verification.result import Check, fail, judged, unknown
@@ -63,8 +69,9 @@ def check_freshness(check_id: str, item: Loaded[TcbInfo] | Loaded[QeIdentity], t
 
 
 def _signer_problems(chain: Chain, anchors: Sequence[TrustAnchor]) -> list[str]:
-    problems = []
+    problems: list[str] = []
     signer, root = chain[0], chain[-1]
+    problems += signer_problems(signer)
     if len(chain) != 2:
         problems.append(f"the signing chain has {len(chain)} certificates, not 2")
     if _SIGNER_NAME not in signer.name:
