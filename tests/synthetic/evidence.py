@@ -137,7 +137,7 @@ class Workshop:
         header: dict[str, Any] | None = None,
         qe: dict[str, Any] | None = None,
     ) -> Quote:
-        """A quote about `body`, signed all the way. `header` and `qe` are other fields of header and QE report."""
+        """A quote about `body`, signed all the way; `header` and `qe` are fields of header and QE report."""
         body = body or self.body()
         is_td = isinstance(body, TdBody10)
         if version is None:
