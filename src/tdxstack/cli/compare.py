@@ -20,6 +20,7 @@ from tdxstack.measurement.comparison.compare import Comparison, Difference
 from tdxstack.measurement.comparison.compare import compare as compare_sides
 from tdxstack.measurement.comparison.reading import read_side
 from tdxstack.measurement.comparison.side import Side
+from tdxstack.measurement.comparison.values import PRESENT
 from tdxstack.terminal import printable
 from tdxstack.workflows.subjects import machine_side
 
@@ -113,7 +114,7 @@ def _story(item: Difference) -> str:
     assert entry is not None
     lines = [printable(entry.meaning)]
     for value in item.values:
-        if value.a == "present" or value.b == "present":
+        if PRESENT in (value.a, value.b):
             lines.append(f"  {'-' if value.b is None else '+'} {value.name}")
         else:
             lines += [

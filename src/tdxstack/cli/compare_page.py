@@ -7,6 +7,7 @@ from html import escape
 from tdxstack.measurement.comparison.alignment import Kind
 from tdxstack.measurement.comparison.compare import Comparison, Difference
 from tdxstack.measurement.comparison.side import Entry
+from tdxstack.measurement.comparison.values import PRESENT
 from tdxstack.terminal import printable
 
 MARKS = {
@@ -153,7 +154,7 @@ def _values(item: Difference | None) -> str:
         return ""
     rows = []
     for value in item.values:
-        if "present" in (value.a, value.b):
+        if PRESENT in (value.a, value.b):
             rows.append(f"<li>only in {'A' if value.b is None else 'B'}: {_text(value.name)}</li>")
         else:
             rows.append(f"<li>{_text(value.name)}: A {_value(value.a)}, B {_value(value.b)}</li>")

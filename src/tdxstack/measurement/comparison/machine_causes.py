@@ -8,7 +8,7 @@ from tdxstack.measurement.comparison.alignment import Kind, Pair
 from tdxstack.measurement.comparison.cause import Case, Cause, cause_of, either, value_of, where
 from tdxstack.measurement.comparison.memory_size import MIB, memory_size
 from tdxstack.measurement.comparison.side import Entry, Side
-from tdxstack.measurement.comparison.values import changed_values
+from tdxstack.measurement.comparison.values import PRESENT, changed_values
 
 FIRMWARE_EVENTS = ("TD HOB", "ACPI", "hand-off tables SMBIOS", "fw_cfg", "firmware ")
 """How the meanings of events begin that one release of edk2 measures and another does not."""
@@ -90,8 +90,8 @@ def _secure_boot(case: Case) -> Iterator[Cause]:
     for number, pair in case.about("EV_EFI_VARIABLE_DRIVER_CONFIG", "variable").items():
         name = either(pair).subject[1].removeprefix("variable ")
         changes = changed_values(pair.a, pair.b) if pair.a and pair.b else ()
-        gone = [change.name for change in changes if change.a == "present" and change.b is None]
-        new = [change.name for change in changes if change.b == "present" and change.a is None]
+        gone = [change.name for change in changes if change.a == PRESENT and change.b is None]
+        new = [change.name for change in changes if change.b == PRESENT and change.a is None]
         if name == "SecureBoot" and pair.a and pair.b:
             sentence = f"Secure Boot differs: {value_of(pair.a)} and {value_of(pair.b)}."
         elif gone or new:

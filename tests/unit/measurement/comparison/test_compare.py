@@ -97,7 +97,7 @@ def test_one_change_has_one_cause(cause: str) -> None:
     ("cause", "words"),
     [
         ("memory-size", "2048 MiB and 4096 MiB"),
-        ("secure-boot-variable", f"only the second has image hash {'03' * 32}"),
+        ("secure-boot-variable", f"only the second has hashes (SHA-256) {'03' * 32}"),
         ("boot-order", "order 0001, 0000 and 0000, 0001"),
         ("grub-commands", "'insmod evil' (only in the second)"),
         ("partition-table", "disk"),
