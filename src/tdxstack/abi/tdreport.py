@@ -83,7 +83,12 @@ def xfam_names(xfam: int) -> list[str]:
 
 
 def _bit_names(value: int, names: dict[int, str]) -> list[str]:
-    return [names.get(bit, f"BIT_{bit}") for bit in range(64) if value >> bit & 1]
+    found = []
+    while value:
+        bit = (value & -value).bit_length() - 1
+        found.append(names.get(bit) or f"BIT_{bit}")
+        value &= value - 1
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ class Certificate:
         try:
             certificate = x509.load_der_x509_certificate(data)
             signed = der.signed_part(data, "certificate")
-            issuer, subject = _names(signed)
+            issuer, subject, key = _names_and_key(signed)
             name = der.common_name(subject)
             if certificate.serial_number <= 0:  # RFC 5280, 4.1.2.2; the library looks up none below zero
                 raise MalformedError(
@@ -80,7 +80,7 @@ class Certificate:
                 serial_number=certificate.serial_number,
                 start=certificate.not_valid_before_utc,
                 end=certificate.not_valid_after_utc,
-                key=PublicKey(certificate.public_key(), f"certificate {name!r}"),
+                key=PublicKey(certificate.public_key(), f"certificate {name!r}", key),
                 extensions=certificate.extensions,
                 uses_ecdsa_sha256=uses_ecdsa_sha256(certificate),
                 signature=certificate.signature,
@@ -121,11 +121,17 @@ Chain = tuple[Certificate, ...]
 
 @dataclass(frozen=True, slots=True)
 class TrustAnchor:
-    """A root that the caller trusts: its common name, its SubjectPublicKeyInfo in DER, if it is emulated."""
+    """A root that the caller trusts: its common name, its SubjectPublicKeyInfo in DER, if it is emulated.
+
+    `signature` (DER) and `signed_digest` (SHA-256) are those of a certificate that the key is known to have
+    signed, which saves verifying that one; empty if there is none.
+    """
 
     name: str
     public_key_der: bytes
     emulated: bool = False
+    signature: bytes = b""
+    signed_digest: bytes = b""
 
     @classmethod
     def from_certificate(cls, data: bytes) -> TrustAnchor:
@@ -149,10 +155,15 @@ INTEL_SGX_ROOT_CA: Final = TrustAnchor(
         "040ba9c4c0c0c86193a3fe23d6b02cda10a8bbd4e88e48b4458561a36e705525f5"
         "67918e2edc88e40d860bd0cc4ee26aacc988e505a953558c453f6b0904ae7394"
     ),
+    signature=bytes.fromhex(
+        "3046022100e5bfe50911f92f428920dc368a302ee3d12ec5867ff622ec6497f78060c13c20"
+        "022100e09d25ac7a0cb3e5e8e68fec5fa3bd416c47440bd950639d450edcbea4576aa2"
+    ),
+    signed_digest=bytes.fromhex("0e1c8ad1fad9254ad1d0bc362c4c83dad27f32fc903cbb9cda58349ec2a4626a"),
 )
 """The production root of SGX and TDX, from https://certificates.trustedservices.intel.com
 /Intel_SGX_Provisioning_Certification_RootCA.cer; SHA-256 of the key
-a0af031289f5d5d4132f9186068a7fc13628633ba235777472e29b6b6c67a49e."""
+a0af031289f5d5d4132f9186068a7fc13628633ba235777472e29b6b6c67a49e. The signature is the root's own."""
 
 
 def read_chain(data: bytes, known: Memo[bytes, Certificate] | None = None) -> Chain:
@@ -200,14 +211,14 @@ def _read_certificate(pem: bytes, number: int) -> Certificate:
         raise MalformedError(f"{what}: {error}", hint="the PEM text is damaged") from error
 
 
-def _names(signed: bytes) -> tuple[bytes, bytes]:
-    """Issuer and subject in the signed part of a certificate (RFC 5280, section 4.1): names in DER."""
+def _names_and_key(signed: bytes) -> tuple[bytes, bytes, bytes]:
+    """Issuer, subject and public key in the signed part of a certificate (RFC 5280, section 4.1), in DER."""
     fields = der.pieces(der.sequence(signed, "certificate"), "certificate")
     fields = fields[1:] if fields and fields[0][0] == der.VERSION else fields
     if len(fields) < 6:
         raise MalformedError(f"certificate: {len(fields)} fields", hint="the certificate is damaged")
-    _serial_number, _algorithm, issuer, _validity, subject = fields[:5]
-    return issuer, subject
+    _serial_number, _algorithm, issuer, _validity, subject, key = fields[:6]
+    return issuer, subject, key
 
 
 def _ordered(certificates: list[Certificate]) -> Chain:

@@ -178,6 +178,8 @@ class Verifier:
         self._anchors = tuple(anchors)
         self._policy = policy or Policy()
         self._signatures = SignatureMemory()
+        for anchor in self._anchors:
+            self._signatures.trust(anchor.public_key_der, anchor.signature, anchor.signed_digest)
         self._certificates: Memo[bytes, Certificate] = Memo(_MAX_CERTIFICATES)
         self._collateral: Memo[Collateral, ParsedCollateral] = Memo(_MAX_COLLATERAL)
         self._pcks: Memo[tuple[CertificationData, bytes | None, bytes], Pck] = Memo(_MAX_PCKS)
@@ -303,7 +305,12 @@ def _common_checks(found: Pck, collateral: ParsedCollateral, terms: Terms) -> di
 
     Of the policy they may ask what is in `_CommonKey` and nothing else.
     """
-    info, identity, crl = collateral.tcb_info, collateral.qe_identity, collateral.root_ca_crl
+    tcb_chain, qe_chain = collateral.tcb_info_chain, collateral.qe_identity_chain
+    # Collateral must come from the root that certified the platform, as far as that one is known.
+    crl, anchor = collateral.root_ca_crl, found.anchor
+    tcb_signer = qe_signer = signed_documents.signing_problems(tcb_chain, crl, anchor, terms)
+    if qe_chain is not tcb_chain:
+        qe_signer = signed_documents.signing_problems(qe_chain, crl, anchor, terms)
     checks = (
         pck.check_chain(found, terms),
         pck.check_anchor(found, terms),
@@ -311,25 +318,14 @@ def _common_checks(found: Pck, collateral: ParsedCollateral, terms: Terms) -> di
         pck.check_revocation(found, collateral),
         pck.check_root_crl(found, collateral, terms),
         pck.check_pck_crl(found, collateral, terms),
-        # Collateral must come from the root that certified the platform, as far as that one is known.
         signed_documents.check_signature(
-            "tcb_info.signature",
-            collateral.tcb_info_document,
-            collateral.tcb_info_chain,
-            crl,
-            found.anchor,
-            terms,
+            "tcb_info.signature", collateral.tcb_info_document, tcb_chain, tcb_signer, terms
         ),
-        signed_documents.check_freshness("tcb_info.freshness", info, terms),
+        signed_documents.check_freshness("tcb_info.freshness", collateral.tcb_info, terms),
         signed_documents.check_signature(
-            "qe_identity.signature",
-            collateral.qe_identity_document,
-            collateral.qe_identity_chain,
-            crl,
-            found.anchor,
-            terms,
+            "qe_identity.signature", collateral.qe_identity_document, qe_chain, qe_signer, terms
         ),
-        signed_documents.check_freshness("qe_identity.freshness", identity, terms),
+        signed_documents.check_freshness("qe_identity.freshness", collateral.qe_identity, terms),
     )
     return {check.id: check for check in checks}
 

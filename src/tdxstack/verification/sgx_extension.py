@@ -106,6 +106,8 @@ def _field(entries: dict[int, tuple[int, bytes]], number: int, tag: int, size: i
 
 def _integer(entries: dict[int, tuple[int, bytes]], number: int) -> int:
     content = _field(entries, number, der.INTEGER)
+    if len(content) == 1 and content[0] < 0x80:
+        return content[0]
     value = int.from_bytes(content, "big", signed=True)
     if not 1 <= len(content) <= 3 or not 0 <= value <= 0xFFFF:
         raise MalformedError(f"{_WHAT}: field {number} is {content[:8].hex()}, no 16-bit number", hint=_HINT)

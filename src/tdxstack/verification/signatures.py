@@ -25,14 +25,17 @@ class PublicKey:
 
     __slots__ = ("_der", "_key")
 
-    def __init__(self, key: object, what: str) -> None:
-        """Take a key of the library. Raises `MalformedError` if it is of another kind or curve."""
+    def __init__(self, key: object, what: str, der: bytes = b"") -> None:
+        """Take a key of the library, and its `der` if that is known.
+
+        Raises `MalformedError` if it is of another kind or curve.
+        """
         if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
             raise MalformedError(
                 f"{what} has a {type(key).__name__}, not an ECDSA key on P-256", hint=P256_HINT
             )
         self._key = key
-        self._der = b""
+        self._der = der
 
     @property
     def der(self) -> bytes:
@@ -85,6 +88,11 @@ class SignatureMemory:
 
     def __init__(self) -> None:
         self._good: set[tuple[bytes, bytes, bytes]] = set()
+
+    def trust(self, key_der: bytes, signature: bytes, digest: bytes) -> None:
+        """Take it that `signature`, unless empty, is that of the key over data with this SHA-256 digest."""
+        if signature:
+            self._good.add((key_der, signature, digest))
 
     def signed(self, key: PublicKey, signature: bytes, data: bytes) -> bool:
         """As `PublicKey.signed`, from memory where possible."""

@@ -22,26 +22,35 @@ from tdxstack.verification.tcb_info import TcbInfo
 _SIGNER_NAME = "SGX TCB Signing"
 
 
+def signing_problems(
+    chain: Loaded[Chain], root_ca_crl: Loaded[RevocationList], anchor: TrustAnchor | None, terms: Terms
+) -> list[str]:
+    """Why `chain` is not that of a valid TCB signing certificate under `anchor`, or under any if None."""
+    if chain.value is None:
+        return [chain.problem]
+    problems = chain_problems(chain.value, terms.memory)
+    problems += _role_problems(chain.value, (anchor,) if anchor else terms.anchors)
+    problems += validity_problems(chain.value, terms.time)
+    if root_ca_crl.value is not None:
+        problems += [f"revoked: {name}" for name in root_ca_crl.value.revoked(chain.value)]
+    return problems
+
+
 def check_signature(
     check_id: str,
     document: Loaded[SignedJson],
     chain: Loaded[Chain],
-    root_ca_crl: Loaded[RevocationList],
-    anchor: TrustAnchor | None,
+    signer: Sequence[str],
     terms: Terms,
 ) -> Check:
-    """The document is signed by a valid TCB signing certificate that leads to `anchor`, or to any if None."""
+    """The document is signed by the TCB signing certificate of `chain`, whose problems are `signer`."""
     expected = "a signature by a TCB signing certificate under the trust anchor"
     if document.value is None or chain.value is None:
         return fail(check_id, expected, "none", document.problem or chain.problem)
-    problems = chain_problems(chain.value, terms.memory)
-    problems += _signer_problems(chain.value, (anchor,) if anchor else terms.anchors)
-    problems += validity_problems(chain.value, terms.time)
-    if root_ca_crl.value is not None:
-        problems += [f"revoked: {name}" for name in root_ca_crl.value.revoked(chain.value)]
+    problems = list(signer)
     signature = der_signature(document.value.signature)
     if not terms.memory.signed(chain.value[0].key, signature, document.value.body):
-        problems.append(f"{document.value.name} does not bear the signature of its signing certificate")
+        problems.append(f"{document.value.name} does not bear the signature of {chain.value[0].described}")
     found = ", ".join(certificate.name for certificate in chain.value)
     return judged(check_id, not problems, expected, found, "; ".join(problems))
 
@@ -68,10 +77,10 @@ def check_freshness(check_id: str, item: Loaded[TcbInfo] | Loaded[QeIdentity], t
     return judged(check_id, not problems, expected, found, "; ".join(problems))
 
 
-def _signer_problems(chain: Chain, anchors: Sequence[TrustAnchor]) -> list[str]:
-    problems: list[str] = []
+def _role_problems(chain: Chain, anchors: Sequence[TrustAnchor]) -> list[str]:
+    """Why the chain is not one of a TCB signing certificate under one of `anchors`."""
     signer, root = chain[0], chain[-1]
-    problems += signer_problems(signer)
+    problems = signer_problems(signer)
     if len(chain) != 2:
         problems.append(f"the signing chain has {len(chain)} certificates, not 2")
     if _SIGNER_NAME not in signer.name:

@@ -211,14 +211,19 @@ def _components(fields: Fields, name: str) -> tuple[bytes, tuple[Component, ...]
     svns, components = bytearray(), []
     for number, item in enumerate(items):
         # Most of what TCB info holds: read without `Fields` unless something is there to be complained of.
-        svn, category, kind = item.get("svn"), item.get("category", ""), item.get("type", "")
+        svn = item.get("svn")
         if type(svn) is not int or not 0 <= svn <= 0xFF:
             raise fields.wrong(f"{name}[{number}].svn", svn, "a number from 0 to 255")
-        if type(category) is not str or type(kind) is not str:
-            raise fields.wrong(f"{name}[{number}]", item, "a component with texts")
         svns.append(svn)
-        components.append(Component(category, kind) if category or kind else _UNNAMED)
+        components.append(_UNNAMED if len(item) == 1 else _component(Fields(item, name)))
     return bytes(svns), tuple(components)
+
+
+def _component(fields: Fields) -> Component:
+    return Component(
+        fields.text("category") if fields.has("category") else "",
+        fields.text("type") if fields.has("type") else "",
+    )
 
 
 def _status(fields: Fields, allowed: Mapping[str, TcbStatus]) -> TcbStatus:

@@ -202,6 +202,11 @@ def test_an_anchor_from_a_certificate_knows_whether_it_is_emulated(keys: Keys) -
     INTEL_SGX_ROOT_CA.public_key()
 
 
+def test_intels_root_has_signed_itself() -> None:
+    anchor = INTEL_SGX_ROOT_CA
+    assert anchor.public_key().signed_digest(anchor.signature, anchor.signed_digest)
+
+
 @pytest.mark.parametrize("data", [b"", b"x", b"\x30\x03\x02\x01\x00", b"-----BEGIN CERTIFICATE-----"])
 def test_a_broken_anchor_is_malformed(data: bytes) -> None:
     with pytest.raises(MalformedError) as caught:

@@ -103,7 +103,7 @@ def edited(path: tuple[str | int, ...], new: object) -> dict[str, Any]:
         (("tcbLevels", 0, "tcbStatus"), "Splendid", "Splendid"),
         (("tcbLevels", 0, "tcb", "sgxtcbcomponents"), [{"svn": 1}] * 15, "15 components"),
         (("tcbLevels", 0, "tcb", "sgxtcbcomponents", 3, "svn"), 256, "svn is 256"),
-        (("tcbLevels", 0, "tcb", "sgxtcbcomponents", 3, "type"), 7, "'type': 7"),
+        (("tcbLevels", 0, "tcb", "sgxtcbcomponents", 3, "type"), 7, "type is 7"),
         (("tcbLevels", 0, "tcb", "pcesvn"), 65536, "pcesvn is 65536"),
         (("tcbLevels", 0, "advisoryIDs"), "SA", "advisoryIDs"),
         (
