@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from tdxstack.exchange import Address
 from tdxstack.host_access import (
     COMMAND_SECONDS,
     MAX_READ,
     AbsentError,
-    Address,
     FileStatus,
     HostError,
     KernelLog,

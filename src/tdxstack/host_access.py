@@ -15,7 +15,6 @@ import http.client
 import os
 import pwd
 import shutil
-import socket
 import ssl
 import stat
 import struct
@@ -28,6 +27,7 @@ from typing import ClassVar, Final, Protocol
 from urllib.parse import urlsplit
 
 from tdxstack.errors import CommandError, UnavailableError
+from tdxstack.exchange import Address, address_name, exchange
 from tdxstack.run import command_line, run
 
 KVM_DEVICE: Final = Path("/dev/kvm")
@@ -43,9 +43,6 @@ MAX_ENTRIES: Final = 4096
 
 COMMAND_SECONDS: Final = 5.0
 SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-Address = Path | tuple[int, int]
-"""A unix socket, or vsock's context id and port."""
 
 
 class HostError(UnavailableError):
@@ -274,7 +271,7 @@ class RealHost:
         return Output(done.returncode, *printed)
 
     def exchange(self, address: Address, message: bytes, *, timeout: float) -> bytes:
-        name = str(address) if isinstance(address, Path) else f"vsock {address[0]}:{address[1]}"
+        name = address_name(address)
         with _translated(name, forbidden=f"sudo -u qemu test -w {name}"):
             try:
                 return exchange(address, message, limit=MAX_READ, timeout=timeout)
@@ -300,39 +297,6 @@ class RealHost:
             return _get(url, anybody, deadline, trusted=False)
         except (OSError, http.client.HTTPException) as error:
             raise UnansweredError(f"{url}: {error or type(error).__name__}", hint=hint) from None
-
-
-def exchange(address: Address, message: bytes, *, limit: int, timeout: float) -> bytes:
-    """Send one message behind its length (4 bytes, big-endian) and read the answer in the same form.
-
-    Raises `OSError`, `TimeoutError` after `timeout` seconds in all, and `EOFError` where the peer announces
-    more than `limit` bytes or closes the connection before the end.
-    """
-    deadline = time.monotonic() + timeout
-    family = socket.AF_UNIX if isinstance(address, Path) else socket.AF_VSOCK
-    with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as peer:
-        peer.settimeout(timeout)
-        peer.connect(os.fspath(address) if isinstance(address, Path) else address)
-        # In one piece: qgsd mistakes a request that arrives in two.
-        peer.sendall(len(message).to_bytes(4, "big") + message)
-        size = int.from_bytes(_receive(peer, 4, deadline), "big")
-        if size > limit:
-            raise EOFError(f"announces {size} bytes, more than {limit}")
-        return _receive(peer, size, deadline)
-
-
-def _receive(peer: socket.socket, size: int, deadline: float) -> bytes:
-    received = bytearray()
-    while len(received) < size:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        peer.settimeout(left)
-        part = peer.recv(min(size - len(received), 1 << 16))
-        if not part:
-            raise EOFError(f"closed the connection {size - len(received)} bytes before the end")
-        received += part
-    return bytes(received)
 
 
 def _get(url: str, context: ssl.SSLContext, deadline: float, *, trusted: bool) -> WebAnswer:

@@ -8,25 +8,30 @@ Exit codes: 0 done, 1 the thing examined is not good, 2 usage, 3 this machine la
 from __future__ import annotations
 
 import argparse
-import base64
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from tdxstack.abi.event_log import EventLog
-from tdxstack.errors import TdxError, UnavailableError, UsageError
-from tdxstack.evidence.binding import NONCE_SIZE, host_key_blob
+from tdxstack.errors import TdxError, UsageError
+from tdxstack.evidence import answers
+from tdxstack.evidence.arguments import (
+    HOST_KEY,
+    VIA_HELP,
+    digest_of,
+    parse_digest,
+    parse_nonce,
+    parse_report_data,
+    read_host_key,
+)
 from tdxstack.evidence.ccel_log import read_ccel
-from tdxstack.evidence.check import check
+from tdxstack.evidence.check import check, exit_code
 from tdxstack.evidence.collect import collect
 from tdxstack.evidence.kernel import Kernel
-from tdxstack.evidence.registers import REGISTER_SIZE, RTMR_COUNT, extend
+from tdxstack.evidence.quote_source import AUTO, VIAS, get_quote
+from tdxstack.evidence.registers import RTMR_COUNT, extend
 from tdxstack.evidence.tdreport import REPORT_DATA_SIZE, get_tdreport
-from tdxstack.evidence.tsm_quote import get_quote
 
-HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
 INTERRUPTED = 130
 
 Output = tuple[int, bytes]
@@ -68,7 +73,15 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="JSON on stdout (always so, unless --raw is given)"
     )
     bound = _Parser(add_help=False)
-    bound.add_argument("--report-data", type=_report_data, default=bytes(REPORT_DATA_SIZE), metavar="HEX")
+    bound.add_argument(
+        "--report-data",
+        type=_argument(parse_report_data),
+        default=bytes(REPORT_DATA_SIZE),
+        metavar="HEX",
+        help="up to 64 bytes; zeros fill the rest",
+    )
+    sourced = _Parser(add_help=False)
+    sourced.add_argument("--via", choices=VIAS, default=AUTO, help=VIA_HELP)
     raw = _Parser(add_help=False)
     raw.add_argument("--raw", action="store_true", help="the bytes themselves on stdout")
 
@@ -77,140 +90,66 @@ def _parser() -> argparse.ArgumentParser:
         verb.set_defaults(verb=run)
         return verb
 
-    verb = add("collect", _collect, "all evidence as one document, bound to a nonce and the SSH host key")
-    verb.add_argument("--nonce", type=_hex(NONCE_SIZE), required=True, metavar="HEX", help="32 bytes")
+    verb = add(
+        "collect", _collect, "all evidence as one document, bound to a nonce and the SSH host key", sourced
+    )
+    verb.add_argument("--nonce", type=_argument(parse_nonce), required=True, metavar="HEX", help="32 bytes")
     verb.add_argument("--host-key", default=HOST_KEY, metavar="FILE", help=f"public key, {HOST_KEY}")
     verb.add_argument("--no-host-key", action="store_true", help="bind no SSH host key")
     add("report", _report, "a TDREPORT", bound, raw)
-    add("quote", _quote, "a quote", bound, raw)
+    add("quote", _quote, "a quote", bound, sourced, raw)
     add("eventlog", _eventlog, "the CCEL event log", raw)
     verb = add("extend", _extend, "extend a register (kernel 6.16 or newer)")
     verb.add_argument("--rtmr", type=int, required=True, choices=range(RTMR_COUNT))
     what = verb.add_mutually_exclusive_group(required=True)
-    what.add_argument("--digest", type=_hex(REGISTER_SIZE), metavar="HEX", help="SHA-384, 48 bytes")
+    what.add_argument("--digest", type=_argument(parse_digest), metavar="HEX", help="SHA-384, 48 bytes")
     what.add_argument("--file", type=Path, metavar="FILE", help="its SHA-384 is taken")
-    add("check", _check, "whether all that evidence needs is there")
+    add("check", _check, "whether all that evidence needs is there", sourced)
     return parser
 
 
 def _collect(arguments: argparse.Namespace, kernel: Kernel) -> Output:
-    key = b"" if arguments.no_host_key else host_key_blob(_read_key(kernel, arguments.host_key))
-    return 0, collect(kernel, arguments.nonce, key).to_json().encode("ascii") + b"\n"
-
-
-def _read_key(kernel: Kernel, path: str) -> bytes:
-    try:
-        return kernel.read(path)
-    except OSError as error:
-        raise UnavailableError(
-            f"the SSH host key {path} cannot be read: {error.strerror}",
-            hint="name it with --host-key, or give --no-host-key where SSH carries no evidence",
-        ) from None
+    key = None if arguments.no_host_key else arguments.host_key
+    evidence = collect(kernel, arguments.nonce, read_host_key(kernel, key), arguments.via)
+    return 0, evidence.to_json().encode("ascii") + b"\n"
 
 
 def _report(arguments: argparse.Namespace, kernel: Kernel) -> Output:
     report = get_tdreport(kernel, arguments.report_data)
-    return _blob(arguments, report, {"tdreport": _base64(report)})
+    return 0, report if arguments.raw else _json(answers.report_document(arguments.report_data, report))
 
 
 def _quote(arguments: argparse.Namespace, kernel: Kernel) -> Output:
-    quote = get_quote(kernel, arguments.report_data)
-    return _blob(
-        arguments,
-        quote.quote,
-        {"quote": _base64(quote.quote), "provider": quote.provider, "generation": quote.generation},
-    )
-
-
-def _blob(arguments: argparse.Namespace, data: bytes, document: dict[str, Any]) -> Output:
-    if arguments.raw:
-        return 0, data
-    return 0, _json({"report_data": arguments.report_data.hex(), **document})
+    quote = get_quote(kernel, arguments.report_data, arguments.via)
+    return 0, quote.quote if arguments.raw else _json(answers.quote_document(arguments.report_data, quote))
 
 
 def _eventlog(arguments: argparse.Namespace, kernel: Kernel) -> Output:
     table, data = read_ccel(kernel)
-    if arguments.raw:
-        return 0, data
-    events = [
-        {
-            "register": event.mr_name.lower(),
-            "type": event.type_name,
-            "digest": (event.digest() or b"").hex(),
-            "data": _base64(event.data),
-        }
-        for event in EventLog.parse(data).events
-    ]
-    return 0, _json({"ccel_table": _base64(table), "ccel_data": _base64(data), "events": events})
+    return 0, data if arguments.raw else _json(answers.event_log_document(table, data))
 
 
 def _extend(arguments: argparse.Namespace, kernel: Kernel) -> Output:
-    digest = arguments.digest if arguments.file is None else _digest_of(arguments.file)
-    done = extend(kernel, arguments.rtmr, digest)
-    return 0, _json(
-        {
-            "register": done.name,
-            "digest": done.digest.hex(),
-            "before": done.before.hex(),
-            "after": done.after.hex(),
-        }
-    )
+    digest = arguments.digest if arguments.file is None else digest_of(arguments.file)
+    return 0, _json(answers.extended_document(extend(kernel, arguments.rtmr, digest)))
 
 
-def _digest_of(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha384").digest()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="name a file with --file") from None
-
-
-def _check(_arguments: argparse.Namespace, kernel: Kernel) -> Output:
-    checks = check(kernel)
-    bad = any(one.status == "fail" for one in checks)
-    return int(bad), _json(
-        {
-            "checks": [
-                {
-                    "id": one.id,
-                    "status": one.status,
-                    "expected": one.expected,
-                    "found": one.found,
-                    "detail": one.detail,
-                }
-                for one in checks
-            ]
-        }
-    )
+def _check(arguments: argparse.Namespace, kernel: Kernel) -> Output:
+    checks = check(kernel, arguments.via)
+    return exit_code(checks), _json(answers.checks_document(checks))
 
 
 def _json(document: dict[str, Any]) -> bytes:
     return json.dumps(document, indent=2).encode("ascii") + b"\n"
 
 
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
+def _argument(parse: Callable[[str], bytes]) -> Callable[[str], bytes]:
+    """`parse` as argparse wants it, which says what argument is wrong."""
 
-
-def _hex(size: int) -> Callable[[str], bytes]:
     def convert(text: str) -> bytes:
         try:
-            data = bytes.fromhex(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not hexadecimal") from None
-        if len(data) != size:
-            raise argparse.ArgumentTypeError(f"{len(data)} bytes given, {size} needed")
-        return data
+            return parse(text)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(error.message) from None
 
     return convert
-
-
-def _report_data(text: str) -> bytes:
-    """Up to 64 bytes; zeros fill the rest."""
-    try:
-        data = bytes.fromhex(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not hexadecimal") from None
-    if len(data) > REPORT_DATA_SIZE:
-        raise argparse.ArgumentTypeError(f"{len(data)} bytes given, at most {REPORT_DATA_SIZE} fit")
-    return data.ljust(REPORT_DATA_SIZE, b"\0")

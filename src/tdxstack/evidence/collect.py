@@ -7,14 +7,14 @@ from tdxstack.evidence.binding import report_data
 from tdxstack.evidence.ccel_log import read_ccel
 from tdxstack.evidence.document import MAX_TEXT, Evidence
 from tdxstack.evidence.kernel import Kernel
+from tdxstack.evidence.quote_source import AUTO, get_quote
 from tdxstack.evidence.registers import read_registers
 from tdxstack.evidence.tdreport import get_tdreport
-from tdxstack.evidence.tsm_quote import get_quote
 
 OS_RELEASE = "/etc/os-release"
 
 
-def collect(kernel: Kernel, nonce: bytes, host_key: bytes) -> Evidence:
+def collect(kernel: Kernel, nonce: bytes, host_key: bytes, via: str = AUTO) -> Evidence:
     """Everything that this TD can say, under a nonce of 32 bytes and an SSH host key (its wire blob).
 
     TDREPORT and quote are required: without them `UnavailableError` is raised. The event log and
@@ -22,7 +22,7 @@ def collect(kernel: Kernel, nonce: bytes, host_key: bytes) -> Evidence:
     """
     wanted = report_data(nonce, host_key)
     tdreport = get_tdreport(kernel, wanted)
-    quote = get_quote(kernel, wanted)
+    quote = get_quote(kernel, wanted, via)
     absent: dict[str, str] = {}
     table = data = registers = None
     try:

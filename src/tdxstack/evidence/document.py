@@ -44,8 +44,8 @@ class Evidence:
     | host_key     | base64                | SSH host public key, wire blob; empty where there is none  |
     | tdreport     | base64, 1024 bytes    | TDREPORT with the REPORTDATA of `report_data`              |
     | quote        | base64                | quote with the same REPORTDATA, as the kernel gave it      |
-    | provider     | text                  | configfs-tsm's provider                                    |
-    | generation   | number                | configfs-tsm's generation                                  |
+    | provider     | text                  | configfs-tsm's provider, or `qgs` for a quote over vsock   |
+    | generation   | number                | configfs-tsm's generation, or 0                            |
     | ccel_table   | base64, 56 bytes/null | ACPI CCEL table                                            |
     | ccel_data    | base64/null           | event log without its padding, see `ccel_log`              |
     | measurements | {name: hex}/null      | the kernel's register files, 48 bytes each                 |

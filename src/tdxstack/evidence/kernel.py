@@ -1,10 +1,12 @@
-"""The one door to the guest's kernel: files, directories and the TDX device."""
+"""The one door to the guest's kernel: files, directories, the TDX device, and sockets to the host."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 from pathlib import Path
+
+from tdxstack.exchange import Address, exchange
 
 
 class Kernel:
@@ -50,6 +52,10 @@ class Kernel:
             fcntl.ioctl(descriptor, request, argument, True)
         finally:
             os.close(descriptor)
+
+    def exchange(self, address: Address, message: bytes, *, limit: int, timeout: float) -> bytes:
+        """One message to a service on a socket and its answer; see `tdxstack.exchange`. Also `EOFError`."""
+        return exchange(address, message, limit=limit, timeout=timeout)
 
     def release(self) -> str:
         """The kernel's release, as uname -r says."""

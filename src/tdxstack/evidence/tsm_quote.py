@@ -21,7 +21,8 @@ PROVIDER = "tdx_guest"
 ATTEMPTS = 3
 
 CHECK_QGS = (
-    "on the host, see that the quote generation service runs and that QEMU has a quote-generation-socket"
+    "on the host, see that the quote generation service runs and that QEMU has a quote-generation-socket;"
+    " or ask over vsock: --via vsock"
 )
 
 READ_ERRORS = {
@@ -45,7 +46,16 @@ class TsmQuote:
     generation: int
 
 
-def get_quote(kernel: Kernel, report_data: bytes) -> TsmQuote:
+def is_there(kernel: Kernel) -> bool:
+    """Whether the kernel has the interface; that says nothing on whether a quote will come."""
+    try:
+        kernel.names(REPORTS)
+    except OSError:
+        return False
+    return True
+
+
+def get_tsm_quote(kernel: Kernel, report_data: bytes) -> TsmQuote:
     """Ask for a quote with 64 bytes of `report_data` in it.
 
     Uses a directory of its own, which is removed in any case. The generation must have grown by

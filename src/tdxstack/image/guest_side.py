@@ -11,7 +11,7 @@ from pathlib import Path
 from tdxstack.image import recipe
 from tdxstack.image.recipe import Distribution
 
-PACKAGED = ("__init__.py", "errors.py", "abi", "evidence")
+PACKAGED = ("__init__.py", "errors.py", "exchange.py", "abi", "evidence")
 """What of tdxstack the guest side consists of: modules and packages, standard library only."""
 
 ZIPAPP = "usr/lib/tdxstack/tdx-guest.pyz"

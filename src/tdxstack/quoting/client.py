@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 from tdxstack.abi.qgs import (
@@ -18,7 +17,7 @@ from tdxstack.abi.qgs import (
 )
 from tdxstack.collateral.bundle import Collateral, crl_der
 from tdxstack.errors import MalformedError, RejectedError, UnavailableError
-from tdxstack.host_access import Address, exchange
+from tdxstack.exchange import Address, address_name, exchange
 
 TIMEOUT_SECONDS: Final = 30.0
 
@@ -75,19 +74,15 @@ def _exchange(address: Address, message: bytes, timeout: float) -> bytes:
     except EOFError as error:
         raise MalformedError(
             f"the quote generation service {error}",
-            hint=f"is it one that listens on {_name(address)}? Its log may say what it did not understand",
+            hint=f"is it one that listens on {address_name(address)}? Its log may say more",
         ) from None
     except TimeoutError:
         raise UnavailableError(
-            f"the quote generation service on {_name(address)} did not answer within {timeout:g} s",
+            f"the quote generation service on {address_name(address)} did not answer within {timeout:g} s",
             hint="see its log, and restart it if it hangs",
         ) from None
     except OSError as error:
         raise UnavailableError(
-            f"no quote generation service on {_name(address)}: {error.strerror or error}",
+            f"no quote generation service on {address_name(address)}: {error.strerror or error}",
             hint="start it: tdx serve qgs, or Intel's qgsd on TDX hardware",
         ) from None
-
-
-def _name(address: Address) -> str:
-    return str(address) if isinstance(address, Path) else f"vsock {address[0]}:{address[1]}"

@@ -8,7 +8,9 @@ import os
 import struct
 from collections.abc import Callable
 
+from tdxstack.abi.qgs import GetQuoteRequest, GetQuoteResponse
 from tdxstack.evidence.kernel import Kernel
+from tdxstack.exchange import Address
 
 DEVICE = "/dev/tdx_guest"
 CONFIGFS = "/sys/kernel/config"
@@ -44,6 +46,12 @@ def quote_for(report_data: bytes) -> bytes:
     return b"QUOTE" + report_data
 
 
+def quote_service(message: bytes) -> bytes:
+    """Makes the quote that `quote_for` has for the report data in a TDREPORT of `tdreport_for`."""
+    report = GetQuoteRequest.parse(message).report
+    return GetQuoteResponse(quote_for(report[8:72])).to_bytes()
+
+
 class FakeKernel(Kernel):
     """Behaves as Linux does; attributes make it fail in one way or interfere."""
 
@@ -68,6 +76,10 @@ class FakeKernel(Kernel):
         self.entries: dict[str, tuple[bytes, int]] = {}
         """The entries of configfs-tsm: inblob and generation."""
         self.requests: list[tuple[int, int]] = []
+        self.service: Callable[[bytes], bytes] | OSError | EOFError | None = None
+        """The quote generation service on vsock, or how asking it fails; None: there is no vsock device."""
+        self.asked: list[tuple[object, int]] = []
+        """Addresses that messages went to, and their time limits."""
 
     def _fail(self, operation: str, path: str) -> None:
         if operation in self.errors:
@@ -107,9 +119,9 @@ class FakeKernel(Kernel):
         self.files[path] = hashlib.sha384(self.files[path] + data).digest()
 
     def names(self, path: str) -> list[str]:
-        paths = self.files.keys() | self.directories
+        paths = self.files.keys() | self.directories | ({"/dev/vsock"} if self.service is not None else set())
         names = {other[len(path) + 1 :].partition("/")[0] for other in paths if other.startswith(f"{path}/")}
-        if not names:
+        if not names and path not in self.directories:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         return sorted(names)
 
@@ -129,6 +141,16 @@ class FakeKernel(Kernel):
         assert path == DEVICE
         self.requests.append((request, len(argument)))
         argument[64:] = tdreport_for(bytes(argument[:64]))
+
+    def exchange(self, address: Address, message: bytes, *, limit: int, timeout: float) -> bytes:
+        self.asked.append((address, int(timeout)))
+        if self.service is None:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        if isinstance(self.service, OSError | EOFError):
+            raise self.service
+        answer = self.service(message)
+        assert len(answer) <= limit
+        return answer
 
     def release(self) -> str:
         return "7.2.13+deb14-cloud-amd64"

@@ -192,7 +192,7 @@ def test_runs_as_a_zipapp_of_the_named_packages_with_the_standard_library_alone(
         (tree / package).mkdir(parents=True)
         for module in (source / package).glob("*.py"):
             (tree / package / module.name).write_bytes(module.read_bytes())
-    for name in ("__init__.py", "errors.py"):
+    for name in ("__init__.py", "errors.py", "exchange.py"):
         (tree / name).write_bytes((source / name).read_bytes())
     (tmp_path / "tree/__main__.py").write_text("import tdxstack.evidence.__main__\n")
     zipapp.create_archive(tmp_path / "tree", tmp_path / "evidence.pyz")

@@ -12,7 +12,7 @@ from tdxstack.evidence.ccel_log import read_ccel, without_padding
 from tdxstack.evidence.kernel import Kernel
 from tdxstack.evidence.registers import extend, read_registers
 from tdxstack.evidence.tdreport import GET_REPORT0, get_tdreport
-from tdxstack.evidence.tsm_quote import get_quote
+from tdxstack.evidence.tsm_quote import get_tsm_quote
 from tests.unit.evidence.fake_kernel import (
     CONFIGFS,
     DATA,
@@ -60,12 +60,12 @@ def test_report_data_of_wrong_size() -> None:
     with pytest.raises(MalformedError, match="REPORTDATA is 63 bytes long"):
         get_tdreport(FakeKernel(), bytes(63))
     with pytest.raises(MalformedError, match="REPORTDATA is 65 bytes long"):
-        get_quote(FakeKernel(), bytes(65))
+        get_tsm_quote(FakeKernel(), bytes(65))
 
 
 def test_quote() -> None:
     kernel = FakeKernel()
-    quote = get_quote(kernel, DATA64)
+    quote = get_tsm_quote(kernel, DATA64)
     assert (quote.quote, quote.provider, quote.generation) == (quote_for(DATA64), "tdx_guest", 1)
     assert kernel.entries == {}
 
@@ -73,10 +73,10 @@ def test_quote() -> None:
 def test_interference_is_seen_and_the_request_repeated() -> None:
     kernel = FakeKernel()
     kernel.interfere = 2
-    assert get_quote(kernel, DATA64).quote == quote_for(DATA64)
+    assert get_tsm_quote(kernel, DATA64).quote == quote_for(DATA64)
     kernel.interfere = 3
     with pytest.raises(UnavailableError, match="generation went from 4 to 6 by one write"):
-        get_quote(kernel, DATA64)
+        get_tsm_quote(kernel, DATA64)
     assert kernel.entries == {}
 
 
@@ -99,7 +99,7 @@ def test_quote_errors(operation: str, number: int, message: str) -> None:
     kernel = FakeKernel()
     kernel.errors[operation] = number
     with pytest.raises(UnavailableError, match=message) as caught:
-        get_quote(kernel, DATA64)
+        get_tsm_quote(kernel, DATA64)
     assert caught.value.hint
     assert kernel.entries == {}
 
@@ -107,14 +107,14 @@ def test_quote_errors(operation: str, number: int, message: str) -> None:
 def test_entry_that_cannot_be_removed_does_not_hide_the_quote() -> None:
     kernel = FakeKernel()
     kernel.errors["rmdir"] = errno.EBUSY
-    assert get_quote(kernel, DATA64).quote == quote_for(DATA64)
+    assert get_tsm_quote(kernel, DATA64).quote == quote_for(DATA64)
 
 
 def test_empty_quote() -> None:
     kernel = FakeKernel()
     kernel.quote = lambda _: b""
     with pytest.raises(UnavailableError, match="empty quote") as caught:
-        get_quote(kernel, DATA64)
+        get_tsm_quote(kernel, DATA64)
     assert "quote generation service" in caught.value.hint
 
 
@@ -122,14 +122,14 @@ def test_other_provider() -> None:
     kernel = FakeKernel()
     kernel.provider = b"sev_guest\n"
     with pytest.raises(UnavailableError, match="provider is 'sev_guest'"):
-        get_quote(kernel, DATA64)
+        get_tsm_quote(kernel, DATA64)
 
 
 def test_generation_that_is_no_number() -> None:
     kernel = FakeKernel()
     kernel.generation = b"many\n"
     with pytest.raises(UnavailableError, match=r"generation is b'many\\n', not a number"):
-        get_quote(kernel, DATA64)
+        get_tsm_quote(kernel, DATA64)
     assert kernel.entries == {}
 
 
@@ -137,10 +137,10 @@ def test_configfs_missing_in_part_or_whole() -> None:
     kernel = FakeKernel()
     kernel.directories = {CONFIGFS, f"{CONFIGFS}/pci_ep"}
     with pytest.raises(UnavailableError, match=f"there is no {REPORTS}"):
-        get_quote(kernel, DATA64)
+        get_tsm_quote(kernel, DATA64)
     kernel.directories = set()
     with pytest.raises(UnavailableError, match="configfs is not mounted") as caught:
-        get_quote(kernel, DATA64)
+        get_tsm_quote(kernel, DATA64)
     assert "mount -t configfs" in caught.value.hint
 
 
@@ -151,7 +151,7 @@ def test_interrupt_leaves_no_entry() -> None:
     kernel = FakeKernel()
     kernel.quote = interrupt
     with pytest.raises(KeyboardInterrupt):
-        get_quote(kernel, DATA64)
+        get_tsm_quote(kernel, DATA64)
     assert kernel.entries == {}
 
 
