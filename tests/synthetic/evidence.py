@@ -31,7 +31,6 @@ from tdxstack.abi.quote import (
 from tdxstack.abi.sgx_report import SgxReportBody
 from tdxstack.collateral.bundle import QE_IDENTITY, TCB_INFO, Collateral
 from tdxstack.collateral.signed_json import SignedJson
-from tdxstack.quoting import tcb
 from tdxstack.quoting.authority import new_key, pck_certificate, raw_signature
 from tdxstack.quoting.pck import sgx_extension
 from tdxstack.quoting.pki import Pki, open_pki
@@ -201,7 +200,8 @@ class Workshop:
 
     def signed_document(self, name: str, inner: bytes, key: Key | None = None) -> bytes:
         """A document of any contents under the signature of TCB signing, or of `key`."""
-        return tcb.signed_document(name, inner, key or self.tcb_signing_key)
+        signature = raw_signature(key or self.tcb_signing_key, inner).hex().encode()
+        return b'{"%s":%s,"signature":"%s"}' % (name.encode(), inner, signature)
 
     def _document(self, name: str, document: bytes, edit: Edit | None, members: dict[str, Any]) -> bytes:
         value = json.loads(SignedJson.parse(document, name).body)

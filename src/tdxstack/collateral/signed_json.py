@@ -8,9 +8,21 @@ from typing import Any
 
 from tdxstack.errors import MalformedError
 
-_DECODER = json.JSONDecoder()
 _WHITE = " \t\r\n"
 _HINT = "pass the document exactly as the PCS or PCCS sent it"
+
+
+def _once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys all differ: of two values for one key, readers take different ones."""
+    value = dict(members)
+    if len(value) != len(members):
+        keys = [key for key, _ in members]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise MalformedError(f"an object of the document has the key {twice!r} twice", hint=_HINT)
+    return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,12 +38,13 @@ class Fields:
         return value
 
     def octets(self, name: str, size: int) -> bytes:
-        """Exactly `size` bytes in hex."""
+        """Exactly `size` bytes in hex, without the white space that Python would pass over."""
+        text = self.text(name)
         try:
-            value = bytes.fromhex(self.text(name))
+            value = bytes.fromhex(text)
         except ValueError:
             value = b""
-        if len(value) != size:
+        if len(value) != size or len(text) != 2 * size:
             raise self._wrong(name, f"{size} bytes in hex")
         return value
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from tdxstack.abi.quote import Quote, QuoteBody, TdBody10, TdBody15
-from tdxstack.abi.sgx_report import SgxReportBody
+from tdxstack.abi.sgx_report import SGX_FLAG_DEBUG, SgxReportBody
 from tdxstack.verification.chains import stamp
 from tdxstack.verification.evaluation import Evaluation, converge, evaluate, find_module, module_name
 from tdxstack.verification.inputs import Loaded, Terms
@@ -164,7 +164,7 @@ def check_qe_status(tcb: Tcb, terms: Terms) -> Check:
 
 
 def check_qe_identity(identity: Loaded[QeIdentity], report: SgxReportBody, body: QuoteBody) -> Check:
-    """qe.identity: the enclave that signed is the one that the identity describes."""
+    """qe.identity: the enclave that signed is the one that the identity describes, and nobody debugs it."""
     value = identity.value
     if value is None:
         return unknown("qe.identity", identity.problem)
@@ -176,6 +176,7 @@ def check_qe_identity(identity: Loaded[QeIdentity], report: SgxReportBody, body:
         "ISVPRODID": (str(value.isv_prod_id), str(report.isv_prod_id)),
         "MISCSELECT": (f"{value.miscselect:08x}", f"{report.miscselect & value.miscselect_mask:08x}"),
         "ATTRIBUTES": (value.attributes.hex(), attributes.to_bytes(16, "little").hex()),
+        "DEBUG": ("off", "on" if report.flags & SGX_FLAG_DEBUG else "off"),
     }
     wrong = [name for name, (expected, found) in wanted.items() if expected != found]
     shown = wrong or list(wanted)
