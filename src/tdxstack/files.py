@@ -39,8 +39,11 @@ def make_private(directory: Path) -> Path:
     return directory
 
 
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Write `data` to `path` so that a reader sees the old content or the new, never a part."""
+def write_atomically(path: Path, data: bytes, *, mode: int | None = 0o644) -> None:
+    """Write `data` to `path` so that a reader sees the old content or the new, never a part.
+
+    Without a `mode`, for file systems that have none (FAT), permissions are left alone.
+    """
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
     try:
@@ -48,7 +51,8 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(mode)
+        if mode is not None:
+            temporary.chmod(mode)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -28,6 +28,7 @@ COMMANDS = {
     "vm": ("tdxstack.cli.vm:vm", "List, show, enter and stop machines."),
     "quote": ("tdxstack.cli.quote:quote", "Show and verify quotes of TDs and SGX enclaves."),
     "evidence": ("tdxstack.cli.evidence:evidence", "Show and verify what a TD has presented."),
+    "host": ("tdxstack.cli.host:host", "Look after this machine as a TDX host."),
     "explain": ("tdxstack.cli.explain:explain", "Explain a status code, an error message or a log."),
     "collateral": (
         "tdxstack.cli.collateral:collateral",
@@ -36,8 +37,8 @@ COMMANDS = {
     "compare": ("tdxstack.cli.compare:compare", "Say why two measurements differ."),
     "serve": ("tdxstack.cli.serve:serve", "Run the services of the stack."),
 }
-INSTALLING = ("up", "emulator", "image")
-"""Commands that may install host packages first; they leave root's powers behind after that."""
+AS_ROOT = ("up", "emulator", "image", "host")
+"""Commands that keep root's powers under sudo: to install packages first, or to change the host itself."""
 
 INTERRUPTED = 130
 
@@ -71,7 +72,7 @@ def tdx(ctx: click.Context) -> None:
     On TDX hardware with upstream components, or on any Linux machine in an emulated TD.
     An emulated TD is not protected.
     """
-    if ctx.invoked_subcommand not in INSTALLING:
+    if ctx.invoked_subcommand not in AS_ROOT:
         become_invoking_user()
 
 

@@ -1,0 +1,15 @@
+"""`tdx host`: this machine as a TDX host."""
+
+from __future__ import annotations
+
+import click
+
+from tdxstack.cli.host_module import module
+
+
+@click.group()
+def host() -> None:
+    """Look after this machine as a TDX host."""
+
+
+host.add_command(module)

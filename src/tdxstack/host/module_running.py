@@ -1,0 +1,145 @@
+"""The TDX module that runs on a host, as far as the host says.
+
+Sources: Linux Documentation/ABI/testing/sysfs-devices-faux-tdx-host; `virt/tdx:` lines of the kernel's log,
+of upstream kernels (`Module version:`) and of Canonical's older ones (`build_date`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Final
+
+from tdxstack.errors import MalformedError
+from tdxstack.host.module import Releases, version_key
+from tdxstack.host_access import AbsentError, Host, HostError
+
+SYSFS: Final = "/sys/devices/faux/tdx_host"
+UPDATE_INTERFACE: Final = "/sys/class/firmware/tdx_module"
+
+_VERSION = re.compile(r"virt/tdx: Module version: ([0-9]{1,5}(?:\.[0-9]{1,5}){2})")
+_BUILD = re.compile(r"virt/tdx: TDX module: .{0,100}build_date (\d{4})(\d{2})(\d{2})")
+_CPUINFO = re.compile(r"^(vendor_id|cpu family|model|stepping)\s*: (.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningModule:
+    """What is known. Empty strings and None are unknown; `reasons` says why, with the command to ask."""
+
+    version: str = ""
+    known_from: str = ""
+    svn: tuple[int, int] | None = None
+    seamldr_version: str = ""
+    remaining_updates: int | None = None
+    runtime_update: bool = False
+    """Whether the kernel offers to replace the module while it runs."""
+    cpu: int | None = None
+    """CPUID.1:EAX; None also where the CPU is not Intel's."""
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+def ask_running(host: Host, releases: Releases) -> RunningModule:
+    """Ask a host for its TDX module, its SEAM loader and its CPU."""
+    reasons: dict[str, str] = {}
+    version, known_from = _version(host, releases, reasons)
+    release = releases.of_version(version) if version else None
+    remaining = _line(host, f"{SYSFS}/num_remaining_updates", "remaining_updates", reasons)
+    return RunningModule(
+        version=version,
+        known_from=known_from,
+        svn=release.svn if release else None,
+        seamldr_version=_version_file(host, "seamldr_version", reasons),
+        remaining_updates=int(remaining) if remaining.isdecimal() and remaining.isascii() else None,
+        runtime_update=_exists(host, UPDATE_INTERFACE),
+        cpu=_cpu(host, reasons),
+        reasons=reasons,
+    )
+
+
+def _version(host: Host, releases: Releases, reasons: dict[str, str]) -> tuple[str, str]:
+    said = _version_file(host, "version", reasons)
+    if said:
+        return said, f"{SYSFS}/version"
+    try:
+        log = host.kernel_log()
+    except HostError as error:
+        reasons["version"] = f"{error.message}; {error.hint}"
+        return "", ""
+    for line in reversed(log.lines):
+        if match := _VERSION.search(line):
+            reasons.pop("version", None)
+            return match[1], log.source
+        if match := _BUILD.search(line):
+            return _by_build_date(match, log.source, releases, reasons)
+    if not log.complete:
+        reasons["version"] = "the kernel's log has lost its beginning; journalctl -k -b -g virt/tdx"
+    return "", ""
+
+
+def _by_build_date(
+    match: re.Match[str], source: str, releases: Releases, reasons: dict[str, str]
+) -> tuple[str, str]:
+    try:
+        day = date(int(match[1]), int(match[2]), int(match[3]))
+    except ValueError:
+        day = None
+    release = releases.built_on(day) if day else None
+    if release is None:
+        reasons["version"] = f"no published module was built on {match[1]}-{match[2]}-{match[3]}"
+        return "", ""
+    reasons.pop("version", None)
+    return release.version, f"build date {release.built} in {source}"
+
+
+def _version_file(host: Host, name: str, reasons: dict[str, str]) -> str:
+    """A version that the kernel shows; empty where it shows none."""
+    said = _line(host, f"{SYSFS}/{name}", name, reasons)
+    if not said:
+        return ""
+    try:
+        version_key(said)
+    except MalformedError as error:
+        reasons[name] = error.message
+        return ""
+    return said
+
+
+def _line(host: Host, path: str, name: str, reasons: dict[str, str]) -> str:
+    """The one line of a file of the kernel; empty where there is none."""
+    try:
+        return host.read(path).decode("ascii", "replace").strip()[:64]
+    except AbsentError:
+        reasons[name] = f"{path} does not exist: the kernel does not tell, or no TDX module is initialised"
+    except HostError as error:
+        reasons[name] = f"{error.message}; {error.hint}"
+    return ""
+
+
+def _exists(host: Host, path: str) -> bool:
+    try:
+        host.status(path)
+    except HostError:
+        return False
+    return True
+
+
+def _cpu(host: Host, reasons: dict[str, str]) -> int | None:
+    """CPUID.1:EAX of the first CPU, put together from what the kernel shows to everybody."""
+    try:
+        text = host.read("/proc/cpuinfo").decode("ascii", "replace").split("\n\n")[0]
+    except HostError as error:
+        reasons["cpu"] = f"{error.message}; {error.hint}"
+        return None
+    values = dict(_CPUINFO.findall(text))
+    vendor = values.get("vendor_id", "unknown")
+    if vendor != "GenuineIntel":
+        reasons["cpu"] = f"the CPU is of {vendor[:40]}, not of GenuineIntel"
+        return None
+    try:
+        family, model, stepping = (int(values[name]) for name in ("cpu family", "model", "stepping"))
+    except (KeyError, ValueError):
+        reasons["cpu"] = "/proc/cpuinfo names no family, model and stepping"
+        return None
+    base, more = (family, 0) if family < 0xF else (0xF, family - 0xF)
+    return stepping & 0xF | (model & 0xF) << 4 | base << 8 | (model >> 4 & 0xF) << 16 | (more & 0xFF) << 20
