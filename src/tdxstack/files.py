@@ -6,12 +6,13 @@ import contextlib
 import fcntl
 import os
 import pwd
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tdxstack.errors import UnavailableError
+from tdxstack.errors import UnavailableError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,21 @@ def write_atomically(path: Path, data: bytes, *, mode: int | None = 0o644) -> No
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read_secret(path: Path) -> bytes:
+    """What is in `path`, which must be a file that only its owner and group can read or write.
+
+    Raises `UsageError` if everybody can.
+    """
+    with path.open("rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if mode & stat.S_IRWXO:
+            raise UsageError(
+                f"{path} is a secret that everybody can read or write (mode {stat.S_IMODE(mode):04o})",
+                hint=f"make it your own: chmod 600 {path}",
+            )
+        return file.read()
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tdxstack.errors import UnavailableError
-from tdxstack.files import Directories, is_locked, lock, make_private, write_atomically
+from tdxstack.errors import UnavailableError, UsageError
+from tdxstack.files import Directories, is_locked, lock, make_private, read_secret, write_atomically
 
 
 def test_write_replaces_whole_file_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -77,3 +77,15 @@ def test_directories_follow_xdg_and_fall_back_to_home() -> None:
         os.getuid(),
     )
     assert xdg == Directories(Path("/c/tdxstack"), Path("/d/tdxstack"), Path("/r/tdxstack"))
+
+
+def test_secrets_are_not_read_from_files_that_everybody_has(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"key")
+    for mode in (0o600, 0o400, 0o640):
+        secret.chmod(mode)
+        assert read_secret(secret) == b"key"
+    for mode in (0o644, 0o604, 0o602, 0o666):
+        secret.chmod(mode)
+        with pytest.raises(UsageError, match=f"mode {mode:04o}"):
+            read_secret(secret)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ from tdxstack.abi.quote import Quote
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.edge import directories
 from tdxstack.cli.render import checks_table, print_rejection, print_verdict, registers_table
+from tdxstack.cli.token_options import TokenOptions, token_options
 from tdxstack.cli.verification_options import (
     EXISTING_FILE,
     VerificationOptions,
@@ -21,7 +23,7 @@ from tdxstack.cli.verification_options import (
     hex_of,
     verification_options,
 )
-from tdxstack.errors import UsageError
+from tdxstack.errors import RejectedError, UsageError
 from tdxstack.evidence.binding import NONCE_SIZE
 from tdxstack.evidence.document import Evidence
 from tdxstack.machine.store import MachineStore
@@ -103,6 +105,7 @@ def show(source: str, as_json: bool) -> None:
     help="SSH host public key (a .pub file) that the channel showed.",
 )
 @verification_options
+@token_options
 @json_option
 def verify(
     file: Path,
@@ -110,25 +113,30 @@ def verify(
     firmware: Path,
     bound_key: Path | None,
     options: VerificationOptions,
+    token: TokenOptions | None,
     as_json: bool,
 ) -> int:
     """Verify the evidence in FILE, a document of `tdx up` or `tdx-guest collect`.
 
     Exit code 0 if it is accepted, 1 if it is rejected.
     """
-    document = Evidence.from_json(file.read_bytes())
+    document, time = Evidence.from_json(file.read_bytes()), options.time
     quote = load(lambda: Quote.parse(document.quote)).value
     result = verify_boot(
         document,
         Expectation(nonce, bound_key_of(bound_key), mrtd(firmware.read_bytes()).single_pass),
         ParsedCollateral.parse(options.collateral_for(quote)),
-        time=options.time,
+        time=time,
         anchors=options.anchors,
         policy=options.policy,
     )
+    if token:
+        if result.quote is None:
+            raise RejectedError("there is nothing to sign: the quote cannot be read", hint="see --json")
+        token.write(replace(result.quote, checks=result.checks), time, options.policy_file, nonce)
     if as_json:
         print_json(result.to_json())
-    else:
+    elif not (token and token.on_stdout):
         console = Console()
         print_rejection(console, result.checks)
         console.print(checks_table(result.checks, brief=True))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 from rich.console import Console
@@ -13,14 +14,17 @@ from rich.text import Text
 
 from tdxstack.abi.quote import Quote
 from tdxstack.cli import json_option, print_json
+from tdxstack.cli.edge import now
 from tdxstack.cli.evidence_input import read_evidence
 from tdxstack.cli.render import checks_table, print_rejection, print_verdict
+from tdxstack.cli.token_options import TokenOptions, token_options
 from tdxstack.cli.verification_options import (
     EXISTING_FILE,
     VerificationOptions,
     bound_key_of,
     hex_of,
     read_bundle,
+    read_time,
     verification_options,
 )
 from tdxstack.errors import UsageError
@@ -32,6 +36,9 @@ from tdxstack.verification.policy import AnyPolicy, binding, expecting
 from tdxstack.verification.quote import QuoteResult, Verifier
 from tdxstack.verification.quote_facts import claims_emulated, quote_facts, quoted_pck
 from tdxstack.verification.result import ACCEPTED
+from tdxstack.verification.token import MAX_SIZE as MAX_TOKEN
+from tdxstack.verification.token import is_emulated, tier_of, verify_token
+from tdxstack.verification.trust_vector import Tier
 
 REPORT_DATA_SIZE = 64
 
@@ -97,6 +104,7 @@ def show(quote_file: str, as_json: bool) -> None:
     type=EXISTING_FILE,
     help="Say also what the verdict would be with this collateral, such as Intel's early update.",
 )
+@token_options
 @json_option
 def verify(
     quote_file: str,
@@ -107,6 +115,7 @@ def verify(
     report_data: bytes | None,
     pck_chain: Path | None,
     forecast: Path | None,
+    token: TokenOptions | None,
     as_json: bool,
 ) -> int:
     """Verify QUOTE: a file or - for standard input, in binary, hex or base64.
@@ -128,11 +137,37 @@ def verify(
     if event_log:
         checks = check_event_log(read_evidence(event_log), parsed.body)
         result = replace(result, checks=(*result.checks, *checks))
+    if token:
+        token.write(result, time, options.policy_file, nonce)
     if as_json:
         print_json(result.to_json() | ({"forecast": later.to_json()} if later else {}))
-    else:
+    elif not (token and token.on_stdout):
         _print_result(result, later)
     return 0 if result.verdict == ACCEPTED else 1
+
+
+@quote.command()
+@click.argument("file", metavar="TOKEN", type=click.File("rb"))
+@click.option(
+    "--key", type=EXISTING_FILE, required=True, help="Public key (PEM) of the verifier that signed the token."
+)
+@click.option("--at", callback=read_time, metavar="TIME", help="Verify as of this time. [default: now]")
+@json_option
+def token(file: BinaryIO, key: Path, at: datetime | None, as_json: bool) -> int:
+    """Verify TOKEN, which `tdx quote verify --token` wrote: a file or - for standard input.
+
+    Exit code 0 if the token is genuine and its status is affirming or warning, 1 otherwise.
+    """
+    claims = verify_token(file.read(MAX_TOKEN + 1), key.read_bytes(), time=at or now())
+    tier = tier_of(claims)
+    if as_json:
+        print_json(claims)
+    else:
+        console = Console()
+        _print_facts(console, "claims", claims)
+        mark = "  [bold yellow]emulated: this TD is not protected[/]" if is_emulated(claims) else ""
+        console.print(f"\nstatus: {tier.value}{mark}", highlight=False)
+    return 0 if tier in (Tier.AFFIRMING, Tier.WARNING) else 1
 
 
 def _policy(

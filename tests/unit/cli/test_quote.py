@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from tdxstack.abi.quote import CertificationData
 from tdxstack.quoting.pki import Pki
@@ -280,6 +282,33 @@ def test_a_forecast_says_what_other_collateral_will_make_of_it(
     assert done.out.splitlines()[-1].startswith("verdict: accepted")
 
 
+def test_results_are_signed_and_read_back(capsys: Capsys, files: Files, tmp_path: Path) -> None:
+    private, public, token = tmp_path / "key.pem", tmp_path / "key.pub.pem", tmp_path / "token.jwt"
+    key = ec.generate_private_key(ec.SECP256R1())
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    signing = ["quote", "verify", str(files.quote), *files.options(), "--token-key", str(private), "--token"]
+    private.chmod(0o644)
+    refused = call(capsys, *signing, str(token))
+    assert refused.code == 2 and "everybody can read" in refused.err and not token.exists()
+    private.chmod(0o600)
+    nonce = ["--nonce", files.nonce, "--bound-key", str(files.key)]
+    assert call(capsys, *signing, str(token), *nonce).code == 0
+    read = ["quote", "token", str(token), "--key", str(public), "--at", files.at]
+    done = call(capsys, *read, "--json")
+    claims = json.loads(done.out)
+    assert done.code == 1, "emulated evidence is contraindicated"
+    submodule = claims["submods"]["tdx"]
+    assert submodule["tdxstack"]["emulated"] is True and submodule["tdxstack"]["verdict"] == "accepted"
+    assert base64.urlsafe_b64decode(submodule["eat_nonce"] + "=").hex() == files.nonce
+    assert "emulated: this TD is not protected" in call(capsys, *read).out
+    assert call(capsys, *read[:-1], "2030-01-01").code == 1
+    alone = call(capsys, *signing, "-")
+    assert alone.out.count(".") == 2 and len(alone.out.splitlines()) == 1
+    for wrong in ([*signing, "-", "--json"], signing[:-1], [*signing[:-3], "--token", "x"]):
+        assert call(capsys, *wrong).code == 2
+
+
 @pytest.mark.parametrize("data", [b"", b"\x00", b"nonsense", b"04000200", bytes(1000)])
 def test_bad_quotes_are_errors(capsys: Capsys, files: Files, data: bytes) -> None:
     files.quote.write_bytes(data)
@@ -299,10 +328,19 @@ def test_evidence_is_verified_with_the_same_options(
         "evidence", "verify", str(files.evidence), *files.options(),
         "--nonce", files.nonce, "--firmware", str(files.quote),
     ]  # fmt: skip
-    for key in ("--bound-key", "--host-key"):
-        done = call(capsys, *common, key, str(files.key), "--json")
+    for option in ("--bound-key", "--host-key"):
+        done = call(capsys, *common, option, str(files.key), "--json")
         assert done.code == 0
         assert json.loads(done.out)["verdict"] == "accepted"
+    private = tmp_path / "key.pem"
+    key = ec.generate_private_key(ec.SECP384R1())
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    private.chmod(0o600)
+    done = call(capsys, *common, "--token", "-", "--token-key", str(private))
+    payload = done.out.split(".")[1]
+    submodule = json.loads(base64.urlsafe_b64decode(payload + "=="))["submods"]["tdx"]
+    assert done.code == 0
+    assert submodule["tdxstack"]["emulated"] is True and "eat_nonce" in submodule
     policy = tmp_path / "policy.yaml"
     policy.write_text("pck_ca: processor")
     done = call(capsys, *common, "--policy", str(policy))
