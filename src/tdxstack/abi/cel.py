@@ -20,6 +20,8 @@ from tdxstack.errors import MalformedError
 RECNUM, PCR, NV_INDEX, DIGESTS, CCMR = 0, 1, 2, 3, 108
 REGISTER_KINDS = {PCR: "pcr", NV_INDEX: "nv_index", CCMR: "ccmr"}
 
+_REGISTER_TYPES = {bytes((kind,)) for kind in REGISTER_KINDS}
+
 CONTENT_NAMES = {4: "cel", 5: "pcclient_std", 7: "ima_template", 8: "ima_tlv", 80: "cos"}
 CONTENT_TYPES = {name: number for number, name in CONTENT_NAMES.items()}
 
@@ -105,7 +107,9 @@ def is_cel(data: bytes) -> bool:
     start = data[:1024].lstrip(b" \t\r\n" + RECORD_SEPARATOR)
     if start[:1] in (b"{", b"["):
         return b'"content_type"' in data[:MAX_JSON] and b'"digests"' in data[:MAX_JSON]
-    return data[:4] == b"\0\0\0\0" and 1 <= int.from_bytes(data[4:5], "big") <= 8
+    size = int.from_bytes(data[:5], "big")  # the type of a number is zero
+    register = data[5 + size : 9 + size] if 1 <= size <= 8 else b""
+    return register[:1] in _REGISTER_TYPES and register[1:] == bytes(3)
 
 
 def parse_cel(data: bytes) -> tuple[CelRecord, ...]:

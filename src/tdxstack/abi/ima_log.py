@@ -45,6 +45,7 @@ MAX_LINE = 1 << 20
 DAMAGED = "the log is damaged"
 NOT_A_LOG = "give binary_runtime_measurements or ascii_runtime_measurements of /sys/kernel/security/ima"
 
+_BUILT_IN = {name.encode("ascii") for name in TEMPLATES}
 _SIZE = struct.Struct("<I")
 _NAME = re.compile(rb"[!-~]{1,255}")
 _LINE = re.compile(rb" *[0-9]{1,4} (?:[0-9a-f]{40}|[0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128}) [!-~]{1,255} ")
@@ -79,13 +80,10 @@ class ImaEntry:
         return not any(self.digest)
 
     def hashed(self) -> bytes:
-        """What the digest is of. Raises `MalformedError` if the name in the old template is too long."""
+        """What the digest is of."""
         if self.template != OLD_TEMPLATE:
             return self.data
-        name = self.data[24:]
-        if len(name) > OLD_NAME_SIZE:
-            raise MalformedError(f"IMA log: a name of {len(name)} bytes in the old template", hint=DAMAGED)
-        return self.data[:20] + name.ljust(OLD_NAME_SIZE, b"\0")
+        return self.data[:20] + self.data[24:].ljust(OLD_NAME_SIZE, b"\0")
 
     def fields(self) -> dict[str, bytes]:
         """The data by field name (see `TEMPLATES`). Raises `MalformedError` where it does not fit."""
@@ -132,7 +130,7 @@ def _digest_size(data: bytes) -> int | None:
             break
         length = int.from_bytes(data[size + 4 : size + 8], "little")
         name = data[size + 8 : size + 8 + length] if length <= 255 else b""
-        if len(name) == length and _NAME.fullmatch(name):
+        if len(name) == length and (name in _BUILT_IN or (b"|" in name and _NAME.fullmatch(name))):
             return size
     return None
 
@@ -156,7 +154,9 @@ def _binary_entries(data: bytes) -> Iterator[ImaEntry]:
                 if len(known) < MAX_CACHED_NAMES:
                     known[name] = template
             if template == OLD_TEMPLATE:
-                start, end = end, end + 24 + _SIZE.unpack_from(data, end + 20)[0]
+                start, size = end, _SIZE.unpack_from(data, end + 20)[0]
+                _check_old_name(size, at)
+                end += 24 + size
             else:
                 start = end + 4
                 end = start + _SIZE.unpack_from(data, end)[0]
@@ -170,6 +170,13 @@ def _binary_entries(data: bytes) -> Iterator[ImaEntry]:
             )
         yield ImaEntry(pcr, digest, template, data[start:end])
         at = end
+
+
+def _check_old_name(size: int, at: int) -> None:
+    if size > OLD_NAME_SIZE:
+        raise MalformedError(
+            f"IMA log: a name of {size} bytes in the old template, in the entry at offset {at}", hint=DAMAGED
+        )
 
 
 def _template(name: bytes, length: int, at: int) -> str:
@@ -217,6 +224,7 @@ def _text_data(template: str, text: bytes, at: int) -> bytes:
         rest = before if present else rest
     values.reverse()
     if template == OLD_TEMPLATE:
+        _check_old_name(len(rest), at)
         return _digits(digest, at) + _SIZE.pack(len(rest)) + rest
     fields = (_text_field(names[0], digest, at), rest + b"\0", *values)
     return b"".join(_SIZE.pack(len(field)) + field for field in fields)

@@ -27,6 +27,8 @@ COMMANDS = {
     "image": ("tdxstack.cli.image:image", "Build and look after guest images."),
     "vm": ("tdxstack.cli.vm:vm", "List, show, enter and stop machines."),
     "quote": ("tdxstack.cli.quote:quote", "Show and verify quotes of TDs and SGX enclaves."),
+    "report": ("tdxstack.cli.report:report", "Show TDREPORTs."),
+    "eventlog": ("tdxstack.cli.eventlog:eventlog", "Show and replay event logs, and compare them."),
     "evidence": ("tdxstack.cli.evidence:evidence", "Show and verify what a TD has presented."),
     "host": ("tdxstack.cli.host:host", "Look after this machine as a TDX host."),
     "explain": ("tdxstack.cli.explain:explain", "Explain a status code, an error message or a log."),

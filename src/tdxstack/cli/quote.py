@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import click
 from rich.console import Console
@@ -16,6 +15,7 @@ from tdxstack.abi.quote import Quote
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.edge import now
 from tdxstack.cli.evidence_input import read_evidence
+from tdxstack.cli.facts import print_facts
 from tdxstack.cli.render import checks_table, print_rejection, print_verdict
 from tdxstack.cli.token_options import TokenOptions, token_options
 from tdxstack.cli.verification_options import (
@@ -67,12 +67,12 @@ def show(quote_file: str, as_json: bool) -> None:
     if emulated:
         console.print("[bold yellow]emulated: this TD is not protected[/]", highlight=False)
     certification = facts["signature"].pop("certification")
-    _print_facts(console, "header", facts["header"] | {"trailing bytes": facts["trailing_bytes"]})
-    _print_facts(console, "body", facts["body"])
-    _print_facts(console, "signature", facts["signature"])
-    _print_facts(console, "certification data", certification)
+    print_facts(console, "header", facts["header"] | {"trailing bytes": facts["trailing_bytes"]})
+    print_facts(console, "body", facts["body"])
+    print_facts(console, "signature", facts["signature"])
+    print_facts(console, "certification data", certification)
     if pck:
-        _print_facts(console, "PCK certificate", pck)
+        print_facts(console, "PCK certificate", pck)
 
 
 @quote.command()
@@ -164,7 +164,7 @@ def token(file: BinaryIO, key: Path, at: datetime | None, as_json: bool) -> int:
         print_json(claims)
     else:
         console = Console()
-        _print_facts(console, "claims", claims)
+        print_facts(console, "claims", claims)
         mark = "  [bold yellow]emulated: this TD is not protected[/]" if is_emulated(claims) else ""
         console.print(f"\nstatus: {tier.value}{mark}", highlight=False)
     return 0 if tier in (Tier.AFFIRMING, Tier.WARNING) else 1
@@ -205,44 +205,3 @@ def _tcb_line(label: str, result: QuoteResult) -> str:
         return f"{label}unknown"
     advisories = ", ".join(result.tcb.advisories)
     return f"{label}{result.tcb.status.value}" + (f" ({advisories})" if advisories else "")
-
-
-def _print_facts(console: Console, title: str, facts: Mapping[str, Any]) -> None:
-    """Name and value a line, never broken: people copy digests."""
-    console.print(f"\n[bold]{title}[/]")
-    lines = [line for line in _lines(facts) if not (line[0].rpartition(".")[2].startswith("reserved"))]
-    width = max(len(name) for name, _ in lines)
-    for name, text in lines:
-        line = Text(f"  {name:<{width}}  {printable(text)}")
-        console.print(line, soft_wrap=True, highlight=False)
-
-
-def _lines(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    """One line for each fact, those of nested ones below each other."""
-    for name, value in facts.items():
-        label = f"{prefix}{name}"
-        if isinstance(value, dict) and "names" in value:
-            yield label, f"{value['value']} ({', '.join(value['names']) or 'none'})"
-        elif isinstance(value, dict) and "module" in value:
-            yield label, f"{value['value']} ({_module(value['module'])})"
-        elif isinstance(value, dict):
-            yield from _lines(value, f"{label}.")
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for certificate in value:
-                yield "certificate", _certificate(certificate)
-        elif isinstance(value, list):
-            yield label, " ".join(str(item) for item in value) or "none"
-        else:
-            yield label, "-" if value is None else str(value)
-
-
-def _module(module: Mapping[str, Any]) -> str:
-    version = f"TDX module {module['version']}" if module["version"] else "TDX module of an unknown line"
-    return f"{version}, {module['id']}, ISVSVN {module['isvsvn']}"
-
-
-def _certificate(certificate: Mapping[str, Any]) -> str:
-    return (
-        f"{certificate['name']}, issued by {certificate['issuer']},"
-        f" valid {certificate['not_before']} to {certificate['not_after']}"
-    )

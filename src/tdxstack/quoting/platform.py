@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from tdxstack.errors import MalformedError
-from tdxstack.verification.emulated import EMULATED_FMSPC
+from tdxstack.verification.emulated import EMULATED_FMSPC, EMULATED_MRSEAM
 
 _FORMAT: Final = "tdxstack emulated platform 1"
 _SIZES: Final = {
@@ -41,7 +41,7 @@ class EmulatedPlatform:
     tee_tcb_svn: bytes = bytes.fromhex("0b010500000000000000000000000000")
     """Byte 0: the TDX module's ISVSVN; byte 1: its major version (1 is TDX 1.5); byte 2: microcode."""
 
-    mrseam: bytes = hashlib.sha384(b"tdxstack emulated TDX module").digest()
+    mrseam: bytes = EMULATED_MRSEAM
     mrsignerseam: bytes = bytes(48)
     """Zero, as with every module that Intel has signed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 EMULATED_MARKER_OID: Final = "2.25.126189250"
@@ -25,6 +26,10 @@ steps of 16, the low half of the byte being zero."""
 
 EMULATED_FMSPC: Final = EMULATED_FMSPC_PREFIX + bytes.fromhex("5444580000")
 """FMSPC of the emulated platform: FE, "TDX", two zero bytes."""
+
+
+EMULATED_MRSEAM: Final = hashlib.sha384(b"tdxstack emulated TDX module").digest()
+"""MRSEAM of the emulated platform: of no file, so of no TDX module."""
 
 
 def is_emulated_fmspc(fmspc: bytes) -> bool:

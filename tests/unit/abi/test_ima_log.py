@@ -77,8 +77,10 @@ def test_old_template() -> None:
     assert entry.to_bytes() == binary
     line = b" 9 %s ima %s %s" % (b"44" * 20, b"66" * 20, PATH)
     assert list(parse_ima_log(line)) == [ImaEntry(9, b"D" * 20, "ima", OLD)]
-    with pytest.raises(MalformedError, match="a name of 257 bytes"):
-        ImaEntry(10, b"D" * 20, "ima", b"f" * 20 + field(b"n" * 257)).hashed()
+    long = ImaEntry(10, b"D" * 20, "ima", b"f" * 20 + field(b"n" * 257))
+    for form in (long.to_bytes(), line.replace(PATH, b"n" * 257)):
+        with pytest.raises(MalformedError, match="a name of 257 bytes"):
+            list(parse_ima_log(form))
 
 
 @pytest.mark.parametrize("algorithm", ["sha1", "sha256", "sha384", "sha512"])
