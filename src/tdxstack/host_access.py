@@ -105,14 +105,13 @@ class Output:
 class WebAnswer:
     """The answer of an HTTPS server.
 
-    `certificate` is its own, in DER; `trusted` says whether it names the server and chains to a root that the
-    host trusts. Names of headers are in lower case.
+    `trusted` says whether its certificate names it and chains to a root that the host trusts. Names of
+    headers are in lower case.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
-    certificate: bytes
     trusted: bool
 
 
@@ -289,7 +288,7 @@ class RealHost:
             pass
         except (OSError, http.client.HTTPException) as error:
             raise UnansweredError(f"{url}: {error or type(error).__name__}", hint=hint) from None
-        # Whom it belongs to is for the caller to judge, by the certificate.
+        # Nothing secret is sent, and the answer says that it is not trusted.
         anybody = ssl.create_default_context()
         anybody.check_hostname = False
         anybody.verify_mode = ssl.CERT_NONE
@@ -305,12 +304,10 @@ def _get(url: str, context: ssl.SSLContext, deadline: float, *, trusted: bool) -
     connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=left, context=context)
     with contextlib.closing(connection):
         connection.request("GET", f"{parts.path}?{parts.query}" if parts.query else parts.path)
-        assert isinstance(connection.sock, ssl.SSLSocket)
-        certificate = connection.sock.getpeercert(binary_form=True) or b""
         answer = connection.getresponse()
         body = answer.read(MAX_READ)
     headers = {name.lower(): value for name, value in answer.getheaders()}
-    return WebAnswer(answer.status, headers, body, certificate, trusted)
+    return WebAnswer(answer.status, headers, body, trusted)
 
 
 def _kmsg() -> KernelLog:

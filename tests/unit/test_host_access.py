@@ -141,6 +141,6 @@ def test_scripted_answers_may_be_errors_and_may_change() -> None:
     assert host.msr(0x87) == 1
     host.files["/sys/module/kvm_intel/parameters/tdx"] = b"Y\n"
     assert host.entries("/sys/module") == ("kvm_intel",)
-    host.pages["https://localhost/"] = WebAnswer(200, {}, b"", b"", trusted=False)
+    host.pages["https://localhost/"] = WebAnswer(200, {}, b"", trusted=False)
     assert host.fetch("https://localhost/", timeout=1).status == 200
     assert host.asked[:2] == ["msr 0x87", "msr 0x87"]

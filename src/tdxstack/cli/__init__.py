@@ -22,6 +22,8 @@ from tdxstack.errors import TdxError
 COMMANDS = {
     "up": ("tdxstack.cli.up:up", "Boot a TD, measure it and prove it: the main job, end to end."),
     "down": ("tdxstack.cli.up:down", "End a TD that `tdx up` left running, and remove its disk."),
+    "doctor": ("tdxstack.cli.doctor:doctor", "Say whether this host can run TDs, and what to repair."),
+    "host": ("tdxstack.cli.host:host", "Look after this machine as a TDX host."),
     "emulator": ("tdxstack.cli.emulator:emulator", "Build and look after the emulating QEMU."),
     "firmware": ("tdxstack.cli.firmware:firmware", "Find TDVF and show what it measures to."),
     "image": ("tdxstack.cli.image:image", "Build and look after guest images."),
@@ -30,7 +32,6 @@ COMMANDS = {
     "report": ("tdxstack.cli.report:report", "Show TDREPORTs."),
     "eventlog": ("tdxstack.cli.eventlog:eventlog", "Show and replay event logs, and compare them."),
     "evidence": ("tdxstack.cli.evidence:evidence", "Show and verify what a TD has presented."),
-    "host": ("tdxstack.cli.host:host", "Look after this machine as a TDX host."),
     "explain": ("tdxstack.cli.explain:explain", "Explain a status code, an error message or a log."),
     "collateral": (
         "tdxstack.cli.collateral:collateral",
@@ -39,8 +40,8 @@ COMMANDS = {
     "compare": ("tdxstack.cli.compare:compare", "Say why two measurements differ."),
     "serve": ("tdxstack.cli.serve:serve", "Run the services of the stack."),
 }
-AS_ROOT = ("up", "emulator", "image", "host")
-"""Commands that keep root's powers under sudo: to install packages first, or to change the host itself."""
+AS_ROOT = ("up", "emulator", "image", "doctor", "host")
+"""Commands that keep root's powers under sudo: to install packages, or to look at the host or change it."""
 
 INTERRUPTED = 130
 

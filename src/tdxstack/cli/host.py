@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from tdxstack.cli.host_module import module
+from tdxstack.cli.host_report import report
 
 
 @click.group()
@@ -12,4 +13,5 @@ def host() -> None:
     """Look after this machine as a TDX host."""
 
 
+host.add_command(report)
 host.add_command(module)

@@ -33,9 +33,18 @@ class Capabilities:
 
 def probe(qemu: Sequence[str]) -> Capabilities:
     """Start `qemu` without a machine and ask it; `CommandError` where it does not answer as QEMU does."""
+    argv, questions = command(qemu)
+    return parse(qemu[0], run(argv, input=questions, timeout=PROBE_SECONDS).stdout)
+
+
+def command(qemu: Sequence[str]) -> tuple[list[str], bytes]:
+    """The command that asks `qemu`, and what it reads from its standard input."""
     argv = [*qemu, "-machine", "none", "-nodefaults", "-display", "none", "-qmp", "stdio"]
-    questions = b"".join(json.dumps(question).encode() + b"\n" for question in _QUESTIONS)
-    output = run(argv, input=questions, timeout=PROBE_SECONDS).stdout
+    return argv, b"".join(json.dumps(question).encode() + b"\n" for question in _QUESTIONS)
+
+
+def parse(name: str, output: bytes) -> Capabilities:
+    """What the command has printed; `CommandError` where that is not what QEMU answers."""
     try:
         answers = [
             document["return"] for line in output.splitlines() if "return" in (document := json.loads(line))
@@ -47,4 +56,4 @@ def probe(qemu: Sequence[str]) -> Capabilities:
             frozenset(kind["name"] for kind in types),
         )
     except (ValueError, KeyError, TypeError):
-        raise CommandError(f"{qemu[0]} does not answer as QEMU does: {output[:200]!r}") from None
+        raise CommandError(f"{name} does not answer as QEMU does: {output[:200]!r}") from None

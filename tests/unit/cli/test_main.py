@@ -89,7 +89,7 @@ def test_sigterm_ends_a_service_as_an_interrupt(tmp_path: Path) -> None:
 
 def test_help_lists_every_command(tmp_path: Path) -> None:
     text = run(tmp_path, "--help").stdout
-    for name in ("up", "down", "emulator", "firmware", "image", "vm", "evidence", "serve"):
+    for name in ("up", "down", "doctor", "host", "emulator", "firmware", "image", "vm", "evidence", "serve"):
         assert f"\n  {name} " in text
 
 

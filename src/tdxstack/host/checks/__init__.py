@@ -1,0 +1,1 @@
+"""The checks of `tdx doctor`, by what they look at."""

@@ -1,0 +1,286 @@
+"""Takes secrets and identities out of a host's answers, without changing what a diagnosis sees in them.
+
+Answers whose form is known keep only what checks look at. All other text goes through patterns. An address or
+the name of another machine becomes the same stand-in wherever it occurs, in questions too, so that a
+recording stays consistent; loopback and this machine stay what they are.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from tdxstack.abi.qgs import GetPlatformInfoResponse
+from tdxstack.errors import MalformedError
+from tdxstack.host.checks.kernel import HOST_OPTIONS, SGX_OPTION
+from tdxstack.host.checks.pccs import PCCS_CONFIG, QCNL_CONFIG, parse_object
+from tdxstack.host.checks.qgs import QEMU_USERS, QGS_USER
+from tdxstack.host.checks.registration import STATUS_VARIABLE
+from tdxstack.host.recording import Answers
+
+REMOVED: Final = "<removed>"
+
+LOG_LINES = re.compile(
+    r"tdx|seam|\btme\b|mktme|sgx|kvm|hibernat|Linux version|^(?:\[[ 0-9.]+\] )?(?:Kernel )?[Cc]ommand line",
+    re.IGNORECASE,
+)
+"""The lines of the kernel's log that a report keeps."""
+
+_CONFIG_LINES = re.compile(r"^CONFIG_\w*(?:TDX|SGX|KVM|HIBERNATION|KEXEC|MEMORY_HOTPLUG)\w*=", re.MULTILINE)
+_COMMAND_LINE = re.compile(
+    r"^((?:\[[ 0-9.]+\] )?(?:Kernel )?command line: )(.*)$", re.IGNORECASE | re.MULTILINE
+)
+_PARAMETERS = re.compile(
+    r"(?:kvm|kvm_intel|tdx\w*|sgx|nosgx|nohibernate|hibernate|intel_iommu|iommu|crashkernel|mce|mem|memmap|"
+    r"numa_balancing|transparent_hugepage|hugepages\w*|default_hugepagesz|quiet|ro|rw|nomodeset)(?:[.=].*)?$"
+)
+"""Parameters of the kernel whose values a report keeps."""
+
+_USERS = ("root", QGS_USER, *QEMU_USERS)
+_GROUPS = (*_USERS, "sgx", "sgx_prv", "kvm", "libvirt")
+_PCCS_KEYS = ("HTTPS_PORT", "uri", "CachingFillMode", "RefreshSchedule", "LogLevel", "ApiKey")
+_QCNL_KEYS = (
+    "pccs_url",
+    "use_secure_cert",
+    "collateral_service",
+    "local_cache_only",
+    "retry_times",
+    "retry_delay",
+    "pck_cache_expire_hours",
+    "verify_collateral_cache_expire_hours",
+)
+_PUBLIC_HOSTS = ("intel.com", "github.com", "kernel.org")
+_KEPT = re.compile(re.escape(STATUS_VARIABLE.rsplit("/", 1)[1]))
+"""Names of fixed identifiers that look like one machine's."""
+
+_BINARY = (f"read {STATUS_VARIABLE}", "read /proc/config.gz")
+"""Answers that are not text, and hold nothing that is secret."""
+
+_PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
+_SECRET = re.compile(
+    r"((?:key|token|tokenhash|password|passwd|pwd|secret|authorization|bearer)[\"']?\s*[:= ]\s*[\"']?)"
+    r"(?![\s\"'])([^\s\"',}]+)",
+    re.IGNORECASE,
+)
+_IDENTITY = re.compile(
+    r"((?:serial(?: number| no\.?)?|service tag|asset tag|(?:encrypted_)?ppid|qe_?id|machine[-_]id)"
+    r"[\"']?\s*[:= ]\s*[\"']?)(?![\s\"'])([^\s\"',}&]+)",
+    re.IGNORECASE,
+)
+_USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
+_EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)*")
+_MAC = re.compile(r"(?<![0-9A-Fa-f:])(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}(?![0-9A-Fa-f:])")
+_UUID = re.compile(r"\b[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\b")
+_LONG = re.compile(r"\b(?:[0-9A-Fa-f]{24,}|(?=[A-Za-z+_-]{0,39}\d)[A-Za-z0-9+_-]{40,})={0,2}")
+_IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")
+_IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{2,39}(?![\w:])")
+_URL_HOST = re.compile(r"(https?://)(\[?[^/\s:\]\"'<>]+\]?)")
+
+_MISSING: Final = "<not readable as JSON, and removed>"
+
+
+class Redactor:
+    """Removes secrets, and the `names` of this machine. `removed` counts what was taken out, by kind."""
+
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        self.removed: Counter[str] = Counter()
+        self._hosts: dict[str, str] = {}
+        self._addresses: dict[str, str] = {}
+        known = sorted(
+            (name for name in set(names) if len(name) > 2 and name != "localhost"), key=len, reverse=True
+        )
+        self._names = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in known)) if known else None
+
+    def redact(self, answers: Answers) -> dict[str, dict[str, Any]]:
+        """The answers as they may leave the machine."""
+        return {self.text(question): self._answer(question, answer) for question, answer in answers.items()}
+
+    def text(self, text: str) -> str:
+        """One text without secrets, identities and addresses."""
+        parts = _KEPT.split(text)
+        kept = _KEPT.findall(text)
+        clean = [self._patterns(part) for part in parts]
+        return "".join(one for pair in zip(clean, [*kept, ""], strict=True) for one in pair)
+
+    def _answer(self, question: str, answer: Mapping[str, Any]) -> dict[str, Any]:
+        reduced = dict(answer)
+        if "value" in reduced and (reduce := self._reduction(question)):
+            reduced["value"] = reduce(reduced["value"])
+        if (
+            question.startswith("read ")
+            and question not in _BINARY
+            and isinstance(reduced.get("value"), dict)
+        ):
+            reduced["value"] = base64.b64decode(reduced["value"]["base64"]).decode(errors="replace")
+        return {key: self._clean(value) for key, value in reduced.items()}
+
+    def _clean(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, list) and all(isinstance(one, str) for one in value):
+            return self.text("\n".join(value)).split("\n") if value else value
+        if isinstance(value, list):
+            return [self._clean(one) for one in value]
+        if isinstance(value, dict):
+            return {key: one if key == "base64" else self._clean(one) for key, one in value.items()}
+        return value
+
+    def _reduction(self, question: str) -> Callable[[Any], Any] | None:
+        """What is kept of an answer in a known form."""
+        return {
+            "kernel_log": self._log,
+            "read /proc/cmdline": _of_text(self._parameters),
+            "read /etc/passwd": _of_text(_passwd),
+            "read /etc/group": _of_text(_group),
+            f"read {QCNL_CONFIG}": _of_text(self._qcnl),
+            f"read {PCCS_CONFIG}": _of_text(self._pccs),
+        }.get(question) or {
+            "exchange": self._platform_info,
+            "fetch": self._page,
+            "read": _of_text(_config)
+            if question.startswith(("read /boot/config-", "read /lib/modules/"))
+            else None,
+        }.get(question.split(" ", 1)[0])
+
+    def _log(self, value: Any) -> Any:
+        lines = [line for line in value["lines"] if LOG_LINES.search(line)]
+        return {
+            **value,
+            "lines": [
+                _COMMAND_LINE.sub(lambda found: found[1] + self._parameters(found[2]), line) for line in lines
+            ],
+        }
+
+    def _parameters(self, text: str) -> str:
+        words = []
+        for word in text.split():
+            name, separator, value = word.partition("=")
+            if separator and value and not _PARAMETERS.match(word):
+                self.removed["values of kernel parameters"] += 1
+                words.append(f"{name}={REMOVED}")
+            else:
+                words.append(word)
+        return " ".join(words)
+
+    def _pccs(self, text: str) -> str:
+        try:
+            document = parse_object(text, PCCS_CONFIG)
+        except MalformedError:
+            return _MISSING
+        kept = {key: document[key] for key in _PCCS_KEYS if key in document}
+        if str(kept.get("ApiKey", "")).strip():
+            self.removed["secrets"] += 1
+            kept["ApiKey"] = REMOVED
+        return json.dumps(kept, indent=1)
+
+    def _qcnl(self, text: str) -> str:
+        if re.search(r"^\s*PCCS_URL\s*=", text, re.MULTILINE):
+            return "\n".join(re.findall(r"^\s*(?:PCCS_URL|USE_SECURE_CERT)\s*=.*$", text, re.MULTILINE))
+        lines = (line for line in text.splitlines() if not line.lstrip().startswith(("//", "#")))
+        try:
+            document = parse_object("\n".join(lines), QCNL_CONFIG)
+        except MalformedError:
+            return _MISSING
+        return json.dumps({key: document[key] for key in _QCNL_KEYS if key in document}, indent=1)
+
+    def _platform_info(self, value: Any) -> Any:
+        """The QGS' answer with zeros for the platform's id; what is no such answer is emptied."""
+        try:
+            data = base64.b64decode(value["base64"]) if isinstance(value, dict) else str(value).encode()
+            answer = GetPlatformInfoResponse.parse(data)
+        except (MalformedError, ValueError, KeyError):
+            return ""
+        self.removed["platform ids"] += 1
+        clean = GetPlatformInfoResponse(
+            qe_isvsvn=answer.qe_isvsvn,
+            pce_isvsvn=answer.pce_isvsvn,
+            platform_id=bytes(len(answer.platform_id)),
+            cpusvn=answer.cpusvn,
+            error_code=answer.error_code,
+            minor_version=answer.minor_version,
+            padding=answer.padding,
+        )
+        return {"base64": base64.b64encode(clean.to_bytes()).decode()}
+
+    def _page(self, value: Any) -> Any:
+        return {**value, "headers": {}, "body": ""}
+
+    def _patterns(self, text: str) -> str:
+        text = self._replace(_PEM, text, "private keys")
+        text = self._replace(_USERINFO, text, "secrets", "")
+        text = self._replace(_SECRET, text, "secrets", r"\g<1>" + REMOVED)
+        text = self._replace(_IDENTITY, text, "serial numbers", r"\g<1>" + REMOVED)
+        text = self._replace(_MAC, text, "MAC addresses", "00:00:5e:00:53:00")
+        text = self._replace(_UUID, text, "UUIDs", "00000000-0000-0000-0000-000000000000")
+        text = self._replace(_EMAIL, text, "names of people and machines")
+        text = self._replace(_LONG, text, "long numbers")
+        text = _IPV4.sub(self._address, text)
+        text = _IPV6.sub(self._address, text)
+        text = _URL_HOST.sub(self._host, text)
+        return self._replace(self._names, text, "names of this machine", "this-host") if self._names else text
+
+    def _replace(self, pattern: re.Pattern[str], text: str, kind: str, stand_in: str = REMOVED) -> str:
+        clean, count = pattern.subn(stand_in, text)
+        if count:
+            self.removed[kind] += count
+        return clean
+
+    def _address(self, found: re.Match[str]) -> str:
+        try:
+            address = ipaddress.ip_address(found[0])
+        except ValueError:
+            return found[0]
+        if address.is_loopback or address.is_unspecified:
+            return found[0]
+        self.removed["IP addresses"] += 1
+        number = len(self._addresses) + 1
+        stand_in = f"192.0.2.{number % 256}" if address.version == 4 else f"2001:db8::{number:x}"
+        return self._addresses.setdefault(found[0], stand_in)
+
+    def _host(self, found: re.Match[str]) -> str:
+        name = found[2].strip("[]")
+        if name == "localhost" or name.endswith(_PUBLIC_HOSTS) or re.fullmatch(r"[\d.]+|[0-9A-Fa-f:]+", name):
+            return found[0]
+        self.removed["names of other machines"] += 1
+        return found[1] + self._hosts.setdefault(name, f"host-{len(self._hosts) + 1}.invalid")
+
+
+def _of_text(reduce: Callable[[str], str]) -> Callable[[Any], Any]:
+    """A reduction of a text that is given as one string or as lines."""
+
+    def reduced(value: Any) -> Any:
+        if isinstance(value, dict):
+            return ""
+        text = reduce("\n".join(value) if isinstance(value, list) else value)
+        return text.split("\n") if "\n" in text else text
+
+    return reduced
+
+
+def _passwd(text: str) -> str:
+    """The users that checks know, without what is said about them."""
+    lines = (line.split(":") for line in text.splitlines())
+    return "\n".join(":".join([*fields[:4], "", "", ""]) for fields in lines if fields[0] in _USERS)
+
+
+def _group(text: str) -> str:
+    """The groups that checks know and those that a known user is in, with no other members."""
+    kept = []
+    for line in text.splitlines():
+        name, *fields = line.split(":")
+        members = [member for member in fields[-1].split(",") if member in _USERS] if fields else []
+        if members or name in _GROUPS:
+            kept.append(":".join([name, *fields[:-1], ",".join(members)]))
+    return "\n".join(kept)
+
+
+def _config(text: str) -> str:
+    wanted = (*HOST_OPTIONS, SGX_OPTION)
+    return "\n".join(
+        line for line in text.splitlines() if _CONFIG_LINES.match(line) or line.startswith(tuple(wanted))
+    )

@@ -1,0 +1,168 @@
+"""The support bundle: a host's answers without secrets, what they mean, and back again."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from tdxstack import __version__, files
+from tdxstack.errors import MalformedError, UnavailableError
+from tdxstack.host.diagnosis import SCHEMA
+from tdxstack.host.recording import Answers, RecordedHost
+from tdxstack.host.redaction import Redactor
+
+ANSWERS: Final = "answers.json"
+DIAGNOSIS: Final = "doctor.json"
+README: Final = "README.txt"
+MEMBERS: Final = (README, DIAGNOSIS, ANSWERS)
+MAX_SIZE: Final = 64 << 20
+"""Bytes of a bundle, and of each file in it, that are read."""
+
+_README = """\
+A report of a host on its way to TDX, made by: tdx host report
+
+answers.json  what the host answered, question by question
+doctor.json   what tdx doctor made of that
+
+Read it again with: tdx doctor --from THIS
+Secrets, keys, tokens, addresses, names and serial numbers have been taken out. Look it through before
+you send it to anybody all the same.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What a bundle holds: the host's answers, when they were given, and whether the network was allowed."""
+
+    answers: Answers
+    taken: datetime
+    network: bool
+
+    @property
+    def host(self) -> RecordedHost:
+        """A host that gives these answers."""
+        return RecordedHost(self.answers)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "tdxstack": __version__,
+            "taken": self.taken.isoformat(),
+            "network": self.network,
+            "answers": self.answers,
+        }
+
+    @classmethod
+    def parse(cls, data: bytes) -> Recording:
+        """Read answers.json. Raises `MalformedError`."""
+        try:
+            document = json.loads(data)
+            schema, answers = document["schema"], document["answers"]
+            taken, network = datetime.fromisoformat(document["taken"]), document["network"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise _bad(f"its {ANSWERS} is not what tdx host report writes") from None
+        if schema != SCHEMA:
+            raise _bad(f"it has schema {str(schema)[:20]}, this version reads {SCHEMA}")
+        whole = isinstance(answers, dict) and all(isinstance(answer, dict) for answer in answers.values())
+        if not whole or not isinstance(network, bool) or taken.tzinfo is None:
+            raise _bad(f"its {ANSWERS} is not what tdx host report writes")
+        recording = cls(answers, taken, network)
+        recording.host.check()
+        return recording
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The files of a report, by name, and how much was taken out of them, by kind."""
+
+    contents: dict[str, bytes]
+    removed: dict[str, int]
+
+    def write(self, path: Path) -> None:
+        """Write the bundle as a tar archive that only its owner can read."""
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            for name, data in self.contents.items():
+                member = tarfile.TarInfo(f"tdx-host-report/{name}")
+                member.size, member.mode = len(data), 0o644
+                archive.addfile(member, io.BytesIO(data))
+        files.write_atomically(path, buffer.getvalue(), mode=0o600)
+
+
+def clean_recording(recording: Recording, names: Sequence[str]) -> tuple[Recording, dict[str, int]]:
+    """The recording as it may leave the machine whose `names` are given, and how much was taken out."""
+    redactor = Redactor(names)
+    answers = redactor.redact(recording.answers)
+    return Recording(answers, recording.taken, recording.network), dict(redactor.removed)
+
+
+def bundle(recording: Recording, diagnosis: dict[str, Any], removed: dict[str, int]) -> Bundle:
+    """The files of a report on a recording that is clean, and on what was made of it."""
+    return Bundle(
+        {
+            README: _README.encode(),
+            DIAGNOSIS: _json(diagnosis),
+            ANSWERS: _json(recording.to_json()),
+        },
+        removed,
+    )
+
+
+def read(path: Path) -> Recording:
+    """The recording in a bundle, which is a tar archive or a directory that one was unpacked into.
+
+    Nothing is unpacked: of an archive only the one file is read, at most 64 MiB long. Raises `MalformedError`
+    for what is no bundle, `UnavailableError` for what cannot be read.
+    """
+    try:
+        return Recording.parse(_from_directory(path) if path.is_dir() else _from_archive(path))
+    except OSError as error:
+        raise UnavailableError(
+            f"{path} cannot be read: {error.strerror or error}", hint="name what tdx host report has written"
+        ) from None
+
+
+def _from_directory(path: Path) -> bytes:
+    places = (path / ANSWERS, path / "tdx-host-report" / ANSWERS)
+    place = next((place for place in places if place.is_file()), None)
+    if place is None:
+        raise _bad(f"{path} has no {ANSWERS}")
+    with place.open("rb") as file:
+        return _limited(file.read(MAX_SIZE + 1))
+
+
+def _from_archive(path: Path) -> bytes:
+    if path.stat().st_size > MAX_SIZE:
+        raise _bad(f"{path} is larger than {MAX_SIZE >> 20} MiB")
+    try:
+        with tarfile.open(path, mode="r:") as archive:
+            for member in archive:
+                if member.isreg() and member.name.split("/")[-1] == ANSWERS and member.size <= MAX_SIZE:
+                    file = archive.extractfile(member)
+                    assert file is not None
+                    return _limited(file.read(MAX_SIZE + 1))
+    except (tarfile.TarError, ValueError, EOFError) as error:
+        raise _bad(f"{path} is no tar archive: {error}") from None
+    raise _bad(f"{path} has no {ANSWERS}")
+
+
+def _limited(data: bytes) -> bytes:
+    if len(data) > MAX_SIZE:
+        raise _bad(f"its {ANSWERS} is larger than {MAX_SIZE >> 20} MiB")
+    return data
+
+
+def _json(document: object) -> bytes:
+    return json.dumps(document, indent=1).encode() + b"\n"
+
+
+def _bad(problem: str) -> MalformedError:
+    return MalformedError(
+        f"this is no report of a host: {problem}", hint="make one with: tdx host report -o FILE"
+    )
