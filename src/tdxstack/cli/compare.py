@@ -40,8 +40,10 @@ def compare(a: str, b: str, html: Path | None, as_json: bool) -> int:
     """Say what differs between the measurements A and B, why, and what to do.
 
     Each is the name of a machine, or a file: an event log (CCEL), a quote, a TDREPORT, evidence of `tdx-guest
-    collect`, or the JSON of `tdx predict`. Nothing is verified: `tdx evidence verify` and `tdx quote verify`
-    do that. Exit code 0 if both are equal, 1 if they differ.
+    collect`, or what `tdx predict` wrote (its JSON, or reference values).
+
+    Nothing is verified: `tdx evidence verify` and `tdx quote verify` do that. Exit code 0 if both are equal,
+    1 if they differ.
     """
     store = MachineStore(directories())
     comparison = compare_sides(_side(store, a), _side(store, b))

@@ -29,9 +29,11 @@ from tdxstack.evidence.document import Evidence
 from tdxstack.machine.store import MachineStore
 from tdxstack.measurement.describe import describe
 from tdxstack.measurement.mrtd import mrtd
+from tdxstack.measurement.reference import Reference
 from tdxstack.terminal import printable
 from tdxstack.verification.boot import Expectation, verify_boot
 from tdxstack.verification.inputs import ParsedCollateral, load
+from tdxstack.verification.reference_checks import check_reference
 from tdxstack.verification.result import ACCEPTED
 
 
@@ -104,6 +106,9 @@ def show(source: str, as_json: bool) -> None:
     type=EXISTING_FILE,
     help="SSH host public key (a .pub file) that the channel showed.",
 )
+@click.option(
+    "--reference", type=EXISTING_FILE, help="Reference values that the registers must have (`tdx predict`)."
+)
 @verification_options
 @token_options
 @json_option
@@ -112,6 +117,7 @@ def verify(
     nonce: bytes,
     firmware: Path,
     bound_key: Path | None,
+    reference: Path | None,
     options: VerificationOptions,
     token: TokenOptions | None,
     as_json: bool,
@@ -130,6 +136,10 @@ def verify(
         anchors=options.anchors,
         policy=options.policy,
     )
+    if reference:
+        wanted = Reference.from_json(reference.read_bytes())
+        body = quote.body if quote else None
+        result = replace(result, checks=(*result.checks, *check_reference(wanted, body, document.ccel_data)))
     if token:
         if result.quote is None:
             raise RejectedError("there is nothing to sign: the quote cannot be read", hint="see --json")

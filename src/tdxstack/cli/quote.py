@@ -29,12 +29,14 @@ from tdxstack.cli.verification_options import (
 )
 from tdxstack.errors import UsageError
 from tdxstack.evidence.binding import NONCE_SIZE
+from tdxstack.measurement.reference import Reference
 from tdxstack.terminal import printable
 from tdxstack.verification.forecast import Forecast
 from tdxstack.verification.log_checks import check_event_log
 from tdxstack.verification.policy import AnyPolicy, binding, expecting
 from tdxstack.verification.quote import QuoteResult, Verifier
 from tdxstack.verification.quote_facts import claims_emulated, quote_facts, quoted_pck
+from tdxstack.verification.reference_checks import check_reference
 from tdxstack.verification.result import ACCEPTED
 from tdxstack.verification.token import MAX_SIZE as MAX_TOKEN
 from tdxstack.verification.token import is_emulated, tier_of, verify_token
@@ -80,6 +82,9 @@ def show(quote_file: str, as_json: bool) -> None:
 @verification_options
 @click.option("--event-log", metavar="FILE", help="CCEL event log that must give RTMR0 to RTMR2.")
 @click.option(
+    "--reference", type=EXISTING_FILE, help="Reference values that the registers must have (`tdx predict`)."
+)
+@click.option(
     "--nonce",
     callback=hex_of(NONCE_SIZE),
     metavar="HEX",
@@ -110,6 +115,7 @@ def verify(
     quote_file: str,
     options: VerificationOptions,
     event_log: str | None,
+    reference: Path | None,
     nonce: bytes | None,
     bound_key: Path | None,
     report_data: bytes | None,
@@ -134,9 +140,12 @@ def verify(
             result,
             verifier.verify(parsed, read_bundle(forecast, parsed, chain), time=time, pck_chain=chain),
         )
-    if event_log:
-        checks = check_event_log(read_evidence(event_log), parsed.body)
-        result = replace(result, checks=(*result.checks, *checks))
+    log = read_evidence(event_log) if event_log else None
+    if log is not None:
+        result = replace(result, checks=(*result.checks, *check_event_log(log, parsed.body)))
+    if reference:
+        wanted = Reference.from_json(reference.read_bytes())
+        result = replace(result, checks=(*result.checks, *check_reference(wanted, parsed.body, log)))
     if token:
         token.write(result, time, options.policy_file, nonce)
     if as_json:

@@ -133,18 +133,18 @@ def _runtime_opaque(result: QuoteResult, hardware: int) -> int:
 
 
 def _executables(checks: tuple[Check, ...]) -> int:
-    """Zero, which claims nothing, unless the policy names what may be in every register of the boot."""
+    """Zero, which claims nothing, unless policy or reference name what every register of the boot may hold."""
     found = {check.id: check.status for check in checks}
     measured = [
         status
         for check_id, status in found.items()
-        if check_id.startswith(("td.expected.mr", "td.expected.rtmr"))
+        if check_id.startswith(("td.expected.mr", "td.expected.rtmr", "reference."))
         or check_id.endswith(".replay")
         or check_id == "mrtd.firmware"
     ]
     if not all(_good(status) for status in measured):
         return UNRECOGNIZED_EXECUTABLES
-    registers = {check_id.removeprefix("td.expected.") for check_id in found}
+    registers = {check_id.removeprefix("td.expected.").removeprefix("reference.") for check_id in found}
     return APPROVED_BOOT if registers >= _BOOT_REGISTERS or "mrenclave" in registers else 0
 
 

@@ -133,6 +133,7 @@ def test_emulated_evidence_is_never_affirmed(emulated: QuoteResult) -> None:
         ("td.service_td", {"configuration": 96}),
         ("td.expected.mrtd", {"executables": 33, "hardware": 2}),
         ("rtmr1.replay", {"executables": 33}),
+        ("reference.rtmr1", {"executables": 33}),
     ],
 )
 def test_each_failure_shows(genuine: QuoteResult, check_id: str, claims: dict[str, int]) -> None:
@@ -175,8 +176,9 @@ def test_an_open_td_is_not_opaque_even_where_it_is_accepted(genuine: QuoteResult
     assert vector["runtime-opaque"] == vector["configuration"] == 96
 
 
-def test_executables_are_claimed_where_every_register_was_expected(genuine: QuoteResult) -> None:
-    registers = [ok(f"td.expected.{name}") for name in ("mrtd", "rtmr0", "rtmr1", "rtmr2")]
+@pytest.mark.parametrize("by", ["td.expected", "reference"])
+def test_executables_are_claimed_where_every_register_was_expected(genuine: QuoteResult, by: str) -> None:
+    registers = [ok(f"{by}.{name}") for name in ("mrtd", "rtmr0", "rtmr1", "rtmr2")]
     assert trust_vector(with_checks(genuine, *registers))["executables"] == 3
     assert "executables" not in trust_vector(with_checks(genuine, *registers[:3]))
 

@@ -110,8 +110,9 @@ def compare(a: Side, b: Side) -> Comparison:
     pairs: tuple[Pair, ...] = ()
     if a.entries is not None and b.entries is not None:
         names = dict.fromkeys((*REGISTERS, *(entry.register for entry in (*a.entries, *b.entries))))
+        both = [name for name in names if name not in a.unlogged | b.unlogged]
         pairs = find_moves(
-            [pair for name in names for pair in align(a.of_register(name), b.of_register(name))]
+            [pair for name in both for pair in align(a.of_register(name), b.of_register(name))]
         )
     differences = tuple(
         Difference(number, pair, pair.kind, changed_values(pair.a, pair.b) if pair.a and pair.b else ())

@@ -6,16 +6,18 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tdxstack.abi.event_log import EventLog
+from tdxstack.abi.event_log import EVENT_TYPE_NAMES, EventLog
 from tdxstack.abi.quote import Quote, TdBody10
 from tdxstack.abi.tdreport import TdReport
 from tdxstack.errors import MalformedError
 from tdxstack.evidence.document import Evidence
+from tdxstack.measurement import reference
 from tdxstack.measurement.comparison.side import REGISTERS, Entry, Side, entries_of_log, type_value
+from tdxstack.measurement.reference import Reference
 from tdxstack.measurement.replay import replay
 
 NOT_KNOWN = (
-    "give an event log, a quote, a TDREPORT, the JSON of `tdx predict`, or evidence of `tdx-guest collect`"
+    "give an event log, a quote, a TDREPORT, evidence of `tdx-guest collect`, or what `tdx predict` wrote"
 )
 DIGEST_SIZE = 48
 MAX_EVENTS = 100_000
@@ -72,6 +74,8 @@ def _of_json(name: str, data: bytes, texts: Iterable[str]) -> Side:
         raise MalformedError(f"{name} is damaged JSON", hint=NOT_KNOWN) from None
     if isinstance(document, dict) and "ccel_data" in document:
         return _of_evidence(name, Evidence.from_json(data), texts)
+    if isinstance(document, dict) and document.get("type") == reference.TYPE:
+        return _of_reference(name, Reference.from_json(data))
     if isinstance(document, dict) and isinstance(document.get("events"), list):
         return _of_prediction(name, document)
     raise MalformedError(f"{name} is JSON of no kind that can be compared", hint=NOT_KNOWN)
@@ -80,6 +84,19 @@ def _of_json(name: str, data: bytes, texts: Iterable[str]) -> Side:
 def _of_evidence(name: str, evidence: Evidence, texts: Iterable[str]) -> Side:
     entries = entries_of_log(EventLog.parse(evidence.ccel_data).events, texts) if evidence.ccel_data else None
     return Side(name, "evidence", _registers(Quote.parse(evidence.quote)), entries)
+
+
+def _of_reference(name: str, wanted: Reference) -> Side:
+    """Reference values; of several for one register the first counts, MRTD's second is that of two passes."""
+    registers = {register: values[0] for register, values in wanted.registers.items()}
+    entries = tuple(
+        Entry(register, EVENT_TYPE_NAMES[event.type], event.digest, event.meaning)
+        for register, events in wanted.events.items()
+        for event in events
+    )
+    unlogged = frozenset(REGISTERS) - frozenset(wanted.events)
+    two_pass = wanted.registers.get("mrtd", ())[1:2]
+    return Side(name, "reference values", registers, entries, unlogged, two_pass[0] if two_pass else None)
 
 
 def _of_prediction(name: str, document: Mapping[str, Any]) -> Side:
@@ -97,7 +114,7 @@ def _of_prediction(name: str, document: Mapping[str, Any]) -> Side:
         if (value := _digest(name, f"registers.{register}", registers.get(register))) is not None
     }
     two_pass = mrtd.get("two_pass") if isinstance(mrtd, dict) else None
-    return Side(name, "prediction", known, entries, _digest(name, "mrtd.two_pass", two_pass))
+    return Side(name, "prediction", known, entries, mrtd_two_pass=_digest(name, "mrtd.two_pass", two_pass))
 
 
 def _entry(name: str, number: int, event: object) -> Entry:

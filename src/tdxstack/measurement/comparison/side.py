@@ -54,6 +54,7 @@ class Side:
 
     `registers` has the names and values (48 bytes) that are known; `entries` is None where there is no log.
 
+    `unlogged` are registers that it has no events of, though it has of others (pinned reference values).
     `mrtd_two_pass` is MRTD as a VMM would make it that adds all pages before it measures them.
     `memory` (bytes) and `vcpus` are given where they are known from elsewhere than the measurements.
     """
@@ -62,6 +63,7 @@ class Side:
     kind: str
     registers: Mapping[str, bytes]
     entries: tuple[Entry, ...] | None = None
+    unlogged: frozenset[str] = frozenset()
     mrtd_two_pass: bytes | None = None
     memory: int | None = None
     vcpus: int | None = None
@@ -73,12 +75,14 @@ class Side:
 
     def folded(self, register: str) -> bytes | None:
         """What the entries make of a register; None where there is no log or an entry without a digest."""
+        if self.entries is None or register in self.unlogged:
+            return None
         value = bytes(48)
         for entry in self.of_register(register):
             if entry.digest is None:
                 return None
             value = extend(value, entry.digest)
-        return value if self.entries is not None else None
+        return value
 
 
 def entries_of_log(events: Iterable[Event], texts: Iterable[str] = ()) -> tuple[Entry, ...]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from hypothesis import strategies as st
 from tdxstack.abi.event_log import ALG_SHA384, EventLog, SpecId
 from tdxstack.abi.tdreport import TdReport
 from tdxstack.errors import MalformedError
+from tdxstack.measurement.comparison.alignment import Kind
+from tdxstack.measurement.comparison.compare import compare
 from tdxstack.measurement.comparison.reading import read_side
+from tdxstack.measurement.reference import Reference, ReferenceEvent
 from tests.recorded_boot import pki_in, synthetic_boot
-from tests.unit.measurement.comparison.logs import PLAIN, side
+from tests.unit.measurement.comparison.logs import MRTD, PLAIN, side
 
 TIME = datetime(2026, 11, 1, tzinfo=UTC)
 LOG = EventLog(SpecId(0, bytes(20), 0, 0, 2, 0, 2, ((ALG_SHA384, 48),), b""), PLAIN).to_bytes()
@@ -59,6 +63,21 @@ def test_evidence_report_and_quote(tmp_path: Path) -> None:
         assert read.kind == name
         assert read.registers["mrtd"] == info.mrtd
         assert [read.registers[f"rtmr{number}"] for number in range(4)] == list(info.rtmrs)
+
+
+def test_reference_values() -> None:
+    events = tuple(
+        ReferenceEvent(event.type, event.digest(), "an event") for event in PLAIN if event.mr_index == 1
+    )
+    open_ = (replace(events[0], digest=None), *events[1:])
+    wanted = Reference("r", {"mrtd": (MRTD, b"\1" * 48)}, {"rtmr0": open_})
+    read = read_side("r", wanted.to_json())
+    assert read.mrtd_two_pass == b"\1" * 48
+    boot = side("b", PLAIN)
+    assert compare(read, boot).equal
+    shorter = read_side("r", replace(wanted, events={"rtmr0": open_[:-1]}).to_json())
+    comparison = compare(shorter, boot)
+    assert [item.kind for item in comparison.differences] == [Kind.ADDED]
 
 
 @pytest.mark.parametrize(
