@@ -111,150 +111,150 @@ def spdm_2(path: bytes, kind: int, sub_header: bytes) -> bytes:
     return head + struct.pack("<Q", len(path)) + path + sub_header + PCI_CONTEXT
 
 
-@pytest.mark.parametrize(
-    ("kind", "data", "words"),
-    [
-        (event_log.EV_SEPARATOR, bytes(4), "end of the pre-boot phase"),
-        (event_log.EV_SEPARATOR, b"\1\0\0\0", "error separator 01000000"),
-        (event_log.EV_EFI_VARIABLE_DRIVER_CONFIG, variable("SecureBoot", b"\1"), "variable SecureBoot: on"),
-        (event_log.EV_EFI_VARIABLE_DRIVER_CONFIG, variable("SecureBoot", b"\0"), "variable SecureBoot: off"),
-        (
-            event_log.EV_EFI_VARIABLE_DRIVER_CONFIG,
-            variable("SecureBoot", b""),
-            "variable SecureBoot: not supported",
-        ),
-        (event_log.EV_EFI_VARIABLE_DRIVER_CONFIG, variable("PK", b""), "variable PK: empty"),
-        (event_log.EV_EFI_VARIABLE_DRIVER_CONFIG, variable("db", b"abc"), "variable db: 3 bytes"),
-        (
-            event_log.EV_EFI_VARIABLE_AUTHORITY,
-            variable("SbatLevel", b"sbat,1,2023\nshim,2\n"),
-            "an image was verified by variable SbatLevel: sbat,1,2023; shim,2",
-        ),
-        (event_log.EV_EFI_VARIABLE_BOOT, variable("BootOrder", b"\1\0\0\0"), "boot order 0001, 0000"),
-        (
-            event_log.EV_EFI_VARIABLE_BOOT,
-            variable("Boot0000", boot_option("UiApp", FIRMWARE_APP)),
-            f"boot option Boot0000: UiApp, Fv({DXE_FV})/FvFile({UI_APP})",
-        ),
-        (
-            event_log.EV_EFI_BOOT_SERVICES_APPLICATION,
-            struct.pack("<QQQQ", 1, 4096, 0, len(DISK)) + DISK,
-            f"PE image {DISK_TEXT}, 4096 bytes in memory",
-        ),
-        (
-            event_log.EV_EFI_BOOT_SERVICES_APPLICATION,
-            struct.pack("<QQQQ", 1, 4096, 0, 0),
-            "PE image without a path, 4096 bytes in memory",
-        ),
-        (
-            event_log.EV_EFI_GPT_EVENT,
-            gpt("EFI System Partition", ""),
-            f"partition table of disk {UI_APP}, 2 partitions: EFI System Partition, unnamed",
-        ),
-        (
-            event_log.EV_EFI_PLATFORM_FIRMWARE_BLOB2,
-            b"\x08Fv(XXXX)" + struct.pack("<QQ", 0xFFC00000, 0x84000),
-            "firmware configuration volume Fv(XXXX) at 0xffc00000, 0x84000 bytes",
-        ),
-        (
-            event_log.EV_EFI_HANDOFF_TABLES2,
-            b"\x09TdxTable\0" + struct.pack("<Q16sQ", 1, UI_APP.bytes_le, 0),
-            "TD HOB, the memory that the VMM gives to the TD",
-        ),
-        (
-            event_log.EV_EFI_HANDOFF_TABLES,
-            struct.pack("<Q", 1) + UUID("eb9d2d31-2d88-11d3-9a16-0090273fc14d").bytes_le + bytes(8),
-            "hand-off tables SMBIOS",
-        ),
-        (event_log.EV_PLATFORM_CONFIG_FLAGS, b"ACPI DATA", "ACPI tables from the VMM (fw_cfg)"),
-        (
-            event_log.EV_PLATFORM_CONFIG_FLAGS,
-            b"QEMU FW CFG\0" + b"etc/boot-menu-wait".ljust(56, b"\0"),
-            "fw_cfg etc/boot-menu-wait from the VMM",
-        ),
-        (event_log.EV_PLATFORM_CONFIG_FLAGS, b"td_hob".ljust(24, b"\0"), "td-shim td_hob, 24 bytes"),
-        (event_log.EV_PLATFORM_CONFIG_FLAGS, "kernel\0".encode("utf-16-le"), "kernel"),
-        (event_log.EV_IPL, b"grub_cmd: set timeout=0\0", "GRUB command: set timeout=0"),
-        (event_log.EV_IPL, b"kernel_cmdline: /vmlinuz ro\0", "GRUB kernel command line: /vmlinuz ro"),
-        (event_log.EV_IPL, b"MokListX\0", "shim's MokListX, hashes that the machine's owner forbids"),
-        (event_log.EV_IPL, b"(hd0,gpt1)/grub.cfg\0", "boot loader: (hd0,gpt1)/grub.cfg"),
-        (
-            event_log.EV_EVENT_TAG,
-            struct.pack("<II", 0x8F3B22ED, 4) + b"abc\0",
-            "kernel command line, as Linux's EFI stub got it",
-        ),
-        (event_log.EV_EVENT_TAG, struct.pack("<II", 0x4C454141, 4) + b"abc\0", "tag 0x4c454141: abc"),
-        (event_log.EV_EFI_ACTION, b"Exit Boot Services Invocation", "Exit Boot Services Invocation"),
-        (event_log.EV_EVENT_TAG, b"LEAA\3\0\0\0a b", "attestation agent: a b"),
-        (
-            event_log.EV_EVENT_TAG,
-            struct.pack("<II", 0xF5BC582A, 6) + "ab\0".encode("utf-16-le"),
-            "systemd-boot's loader.conf: ab",
-        ),
-        (
-            event_log.EV_EFI_VARIABLE_DRIVER_CONFIG,
-            variable("KEK", certificates(b"My Key")),
-            "variable KEK: My Key",
-        ),
-        (
-            event_log.EV_EFI_VARIABLE_DRIVER_CONFIG,
-            variable("dbx", certificates(b"Bad", b"Worse") + hashes(3)),
-            "variable dbx: Bad, Worse, 3 hashes (SHA-256)",
-        ),
-        (
-            event_log.EV_EFI_VARIABLE_AUTHORITY,
-            variable("db", UI_APP.bytes_le + der_certificate(b"My Key")),
-            "an image was verified by db: My Key",
-        ),
-        (
-            event_log.EV_EFI_VARIABLE_AUTHORITY,
-            variable("Shim", der_certificate(b"Vendor")) + bytes(6),  # as shim logged it before 15.3
-            "an image was verified by Shim: Vendor",
-        ),
-        (
-            event_log.EV_EFI_VARIABLE_AUTHORITY,
-            variable("MokListTrusted", b"\1"),
-            "an image was verified by MokListTrusted,"
-            " whether machine owner keys are trusted by the kernel: 1 bytes",
-        ),
-        (
-            event_log.EV_EFI_PLATFORM_FIRMWARE_BLOB,
-            struct.pack("<QQ", 0xFF000000, 0x1000),
-            "firmware blob at 0xff000000, 0x1000 bytes",
-        ),
-        (event_log.EV_POST_CODE, b"ACPI DATA", "ACPI DATA"),
-        (
-            event_log.EV_POST_CODE2,
-            b"\4CODE" + struct.pack("<QQ", 16, 32),
-            "firmware blob CODE at 0x10, 0x20 bytes",
-        ),
-        (event_log.EV_NO_ACTION, b"StartupLocality\0\3", "TPM was started in locality 3"),
-        (event_log.EV_NO_ACTION, b"SP800-155 Event\0" + bytes(9), "SP800-155 Event, 25 bytes"),
-        (event_log.EV_SEPARATOR, b"WBCL", "end of what firmware measures, start of Windows's log"),
-        (
-            event_log.EV_NONHOST_INFO,
-            b"GCE NonHostInfo\0\3" + bytes(15),
-            "Google Compute Engine, confidential computing: Intel TDX",
-        ),
-        (
-            event_log.EV_EFI_SPDM_FIRMWARE_BLOB,
-            spdm_1(DISK, b"\2\1\3\0abc"),
-            f"SPDM PCI device 8086:1234 {DISK_TEXT}, measurements 2",
-        ),
-        (
-            event_log.EV_EFI_SPDM_FIRMWARE_CONFIG,
-            spdm_2(DISK, 0, struct.pack("<HBBI", 0x12, 2, 0, 2) + b"\1\1\1\0a\7\1\0\0"),
-            f"SPDM PCI device 8086:1234 {DISK_TEXT}, authenticated, measurements 1, 7",
-        ),
-        (
-            event_log.EV_EFI_SPDM_FIRMWARE_BLOB,
-            spdm_2(b"", 1, b"chain"),
-            "SPDM PCI device 8086:1234 without a path, authenticated, certificate chain",
-        ),
-        (0x77777777, b"\x80" * 40, "80" * 32 + "... (40 bytes)"),
-        (0x77777777, b"", "no data"),
-    ],
-)
+WORDS: list[tuple[int, bytes, str]] = [
+    (event_log.EV_SEPARATOR, bytes(4), "end of the pre-boot phase"),
+    (event_log.EV_SEPARATOR, b"\1\0\0\0", "error separator 01000000"),
+    (event_log.EV_EFI_VARIABLE_DRIVER_CONFIG, variable("SecureBoot", b"\1"), "variable SecureBoot: on"),
+    (event_log.EV_EFI_VARIABLE_DRIVER_CONFIG, variable("SecureBoot", b"\0"), "variable SecureBoot: off"),
+    (
+        event_log.EV_EFI_VARIABLE_DRIVER_CONFIG,
+        variable("SecureBoot", b""),
+        "variable SecureBoot: not supported",
+    ),
+    (event_log.EV_EFI_VARIABLE_DRIVER_CONFIG, variable("PK", b""), "variable PK: empty"),
+    (event_log.EV_EFI_VARIABLE_DRIVER_CONFIG, variable("db", b"abc"), "variable db: 3 bytes"),
+    (
+        event_log.EV_EFI_VARIABLE_AUTHORITY,
+        variable("SbatLevel", b"sbat,1,2023\nshim,2\n"),
+        "an image was verified by variable SbatLevel: sbat,1,2023; shim,2",
+    ),
+    (event_log.EV_EFI_VARIABLE_BOOT, variable("BootOrder", b"\1\0\0\0"), "boot order 0001, 0000"),
+    (
+        event_log.EV_EFI_VARIABLE_BOOT,
+        variable("Boot0000", boot_option("UiApp", FIRMWARE_APP)),
+        f"boot option Boot0000: UiApp, Fv({DXE_FV})/FvFile({UI_APP})",
+    ),
+    (
+        event_log.EV_EFI_BOOT_SERVICES_APPLICATION,
+        struct.pack("<QQQQ", 1, 4096, 0, len(DISK)) + DISK,
+        f"PE image {DISK_TEXT}, 4096 bytes in memory",
+    ),
+    (
+        event_log.EV_EFI_BOOT_SERVICES_APPLICATION,
+        struct.pack("<QQQQ", 1, 4096, 0, 0),
+        "PE image without a path, 4096 bytes in memory",
+    ),
+    (
+        event_log.EV_EFI_GPT_EVENT,
+        gpt("EFI System Partition", ""),
+        f"partition table of disk {UI_APP}, 2 partitions: EFI System Partition, unnamed",
+    ),
+    (
+        event_log.EV_EFI_PLATFORM_FIRMWARE_BLOB2,
+        b"\x08Fv(XXXX)" + struct.pack("<QQ", 0xFFC00000, 0x84000),
+        "firmware configuration volume Fv(XXXX) at 0xffc00000, 0x84000 bytes",
+    ),
+    (
+        event_log.EV_EFI_HANDOFF_TABLES2,
+        b"\x09TdxTable\0" + struct.pack("<Q16sQ", 1, UI_APP.bytes_le, 0),
+        "TD HOB, the memory that the VMM gives to the TD",
+    ),
+    (
+        event_log.EV_EFI_HANDOFF_TABLES,
+        struct.pack("<Q", 1) + UUID("eb9d2d31-2d88-11d3-9a16-0090273fc14d").bytes_le + bytes(8),
+        "hand-off tables SMBIOS",
+    ),
+    (event_log.EV_PLATFORM_CONFIG_FLAGS, b"ACPI DATA", "ACPI tables from the VMM (fw_cfg)"),
+    (
+        event_log.EV_PLATFORM_CONFIG_FLAGS,
+        b"QEMU FW CFG\0" + b"etc/boot-menu-wait".ljust(56, b"\0"),
+        "fw_cfg etc/boot-menu-wait from the VMM",
+    ),
+    (event_log.EV_PLATFORM_CONFIG_FLAGS, b"td_hob".ljust(24, b"\0"), "td-shim td_hob, 24 bytes"),
+    (event_log.EV_PLATFORM_CONFIG_FLAGS, "kernel\0".encode("utf-16-le"), "kernel"),
+    (event_log.EV_IPL, b"grub_cmd: set timeout=0\0", "GRUB command: set timeout=0"),
+    (event_log.EV_IPL, b"kernel_cmdline: /vmlinuz ro\0", "GRUB kernel command line: /vmlinuz ro"),
+    (event_log.EV_IPL, b"MokListX\0", "shim's MokListX, hashes that the machine's owner forbids"),
+    (event_log.EV_IPL, b"(hd0,gpt1)/grub.cfg\0", "boot loader: (hd0,gpt1)/grub.cfg"),
+    (
+        event_log.EV_EVENT_TAG,
+        struct.pack("<II", 0x8F3B22ED, 4) + b"abc\0",
+        "kernel command line, as Linux's EFI stub got it",
+    ),
+    (event_log.EV_EVENT_TAG, struct.pack("<II", 0x4C454141, 4) + b"abc\0", "tag 0x4c454141: abc"),
+    (event_log.EV_EFI_ACTION, b"Exit Boot Services Invocation", "Exit Boot Services Invocation"),
+    (event_log.EV_EVENT_TAG, b"LEAA\3\0\0\0a b", "attestation agent: a b"),
+    (
+        event_log.EV_EVENT_TAG,
+        struct.pack("<II", 0xF5BC582A, 6) + "ab\0".encode("utf-16-le"),
+        "systemd-boot's loader.conf: ab",
+    ),
+    (
+        event_log.EV_EFI_VARIABLE_DRIVER_CONFIG,
+        variable("KEK", certificates(b"My Key")),
+        "variable KEK: My Key",
+    ),
+    (
+        event_log.EV_EFI_VARIABLE_DRIVER_CONFIG,
+        variable("dbx", certificates(b"Bad", b"Worse") + hashes(3)),
+        "variable dbx: Bad, Worse, 3 hashes (SHA-256)",
+    ),
+    (
+        event_log.EV_EFI_VARIABLE_AUTHORITY,
+        variable("db", UI_APP.bytes_le + der_certificate(b"My Key")),
+        "an image was verified by db: My Key",
+    ),
+    (
+        event_log.EV_EFI_VARIABLE_AUTHORITY,
+        variable("Shim", der_certificate(b"Vendor")) + bytes(6),  # as shim logged it before 15.3
+        "an image was verified by Shim: Vendor",
+    ),
+    (
+        event_log.EV_EFI_VARIABLE_AUTHORITY,
+        variable("MokListTrusted", b"\1"),
+        "an image was verified by MokListTrusted,"
+        " whether machine owner keys are trusted by the kernel: 1 bytes",
+    ),
+    (
+        event_log.EV_EFI_PLATFORM_FIRMWARE_BLOB,
+        struct.pack("<QQ", 0xFF000000, 0x1000),
+        "firmware blob at 0xff000000, 0x1000 bytes",
+    ),
+    (event_log.EV_POST_CODE, b"ACPI DATA", "ACPI DATA"),
+    (
+        event_log.EV_POST_CODE2,
+        b"\4CODE" + struct.pack("<QQ", 16, 32),
+        "firmware blob CODE at 0x10, 0x20 bytes",
+    ),
+    (event_log.EV_NO_ACTION, b"StartupLocality\0\3", "TPM was started in locality 3"),
+    (event_log.EV_NO_ACTION, b"SP800-155 Event\0" + bytes(9), "SP800-155 Event, 25 bytes"),
+    (event_log.EV_SEPARATOR, b"WBCL", "end of what firmware measures, start of Windows's log"),
+    (
+        event_log.EV_NONHOST_INFO,
+        b"GCE NonHostInfo\0\3" + bytes(15),
+        "Google Compute Engine, confidential computing: Intel TDX",
+    ),
+    (
+        event_log.EV_EFI_SPDM_FIRMWARE_BLOB,
+        spdm_1(DISK, b"\2\1\3\0abc"),
+        f"SPDM PCI device 8086:1234 {DISK_TEXT}, measurements 2",
+    ),
+    (
+        event_log.EV_EFI_SPDM_FIRMWARE_CONFIG,
+        spdm_2(DISK, 0, struct.pack("<HBBI", 0x12, 2, 0, 2) + b"\1\1\1\0a\7\1\0\0"),
+        f"SPDM PCI device 8086:1234 {DISK_TEXT}, authenticated, measurements 1, 7",
+    ),
+    (
+        event_log.EV_EFI_SPDM_FIRMWARE_BLOB,
+        spdm_2(b"", 1, b"chain"),
+        "SPDM PCI device 8086:1234 without a path, authenticated, certificate chain",
+    ),
+    (0x77777777, b"\x80" * 40, "80" * 32 + "... (40 bytes)"),
+    (0x77777777, b"", "no data"),
+]
+
+
+@pytest.mark.parametrize(("kind", "data", "words"), WORDS)
 def test_words(kind: int, data: bytes, words: str) -> None:
     assert say(kind, data) == words
 

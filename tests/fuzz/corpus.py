@@ -1,0 +1,106 @@
+"""What fuzzing starts from: sound inputs of every kind, made here, and inputs that once broke a parser."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import tempfile
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tdxstack.abi import event_log
+from tdxstack.abi.tdx_blob import VERSION_1, VERSION_2, TdxBlob
+from tests.recorded_boot import pki_in, synthetic_boot
+from tests.unit.abi import (
+    test_aael,
+    test_cel,
+    test_hcl_report,
+    test_ima_log,
+    test_qgs,
+    test_quote,
+    test_td_hob,
+)
+from tests.unit.abi.tdvf_images import image
+from tests.unit.abi.test_seam_sigstruct import SAMPLE as SIGSTRUCT
+from tests.unit.abi.test_tdx_blob import MODULE
+from tests.unit.abi.test_tdx_blob import SIGSTRUCT as BLOB_SIGSTRUCT
+from tests.unit.measurement import test_describe, test_logs
+
+TIME = datetime(2026, 6, 1, tzinfo=UTC)
+
+SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
+
+POLICY = b"""\
+tcb_status: [UpToDate, SWHardeningNeeded]
+collateral_grace: 7 days
+any_of:
+  - debug: false
+  - fmspc: 00806f050000
+"""
+
+FOUND: dict[str, tuple[bytes, ...]] = {}
+"""By target: what fuzzing found, cut to what matters."""
+
+
+@cache
+def corpus() -> dict[str, tuple[bytes, ...]]:
+    """The inputs of each target."""
+    with tempfile.TemporaryDirectory() as directory:
+        pki = pki_in(Path(directory), TIME)
+        boot = synthetic_boot(pki, TIME)
+        chain = b"".join(one.public_bytes(Encoding.PEM) for one in (pki.pck, pki.platform_ca, pki.root))
+        extension = pki.pck.extensions.get_extension_for_oid(SGX_EXTENSION).value
+    assert isinstance(extension, x509.UnrecognizedExtension)
+    collateral, evidence = boot.collateral, boot.evidence
+    quotes = [kind.to_bytes() for kind in test_quote.KINDS.values()]
+    logs = (test_logs.CCEL + b"\xff" * 20, test_logs.TPM, test_logs.LEGACY)
+    ima = tuple(test_ima_log.packed(name.encode(), data) for name, (data, _) in test_ima_log.TEXTS.items())
+    ima_text = tuple(
+        b"10 %s %s %s\n" % (b"ab" * 20, name.encode(), text) for name, (_, text) in test_ima_log.TEXTS.items()
+    )
+    aael = (test_aael.packed(b"a b c"), test_aael.INIT + b"\na b c\n")
+    cel = (test_cel.packed(), test_cel.packed(1, 1, 11), test_cel.as_json(test_cel.document()))
+    events = tuple(_event(kind, data) for kind, data, _ in test_describe.WORDS)
+    inputs = {
+        "aael": aael,
+        "ccel_table": (evidence.ccel_table or b"",),
+        "cel": cel,
+        "certificates": (chain,),
+        "certification": (b"P" * 16 + bytes(20), b"P" * 256 + bytes(18), b"P" * 384 + bytes(20)),
+        "collateral": (collateral.to_json(),),
+        "crl": (collateral.pck_crl,),
+        "device_path": (test_describe.DISK, test_describe.FIRMWARE_APP),
+        "event": events,
+        "event_data": tuple(data[1:] for data in events),
+        "event_log": logs,
+        "evidence_document": (evidence.to_json().encode(),),
+        "hcl_report": (test_hcl_report.packed(),),
+        "ima_log": ima + ima_text,
+        "input": (quotes[0].hex().encode(), base64.b64encode(quotes[0])),
+        "log": (*logs, *ima, *ima_text, *aael, *cel),
+        "policy": (POLICY,),
+        "qe_identity": (collateral.qe_identity,),
+        "qgs": tuple(data for _, data in test_qgs.EXAMPLES),
+        "quote": (*quotes, evidence.quote),
+        "seam_sigstruct": (SIGSTRUCT.to_bytes(),),
+        "sgx_extension": (extension.value,),
+        "signature_lists": (test_describe.certificates(b"Key") + test_describe.hashes(2),),
+        "tcb_info": (collateral.tcb_info,),
+        "td_hob": (test_td_hob.GOOD,),
+        "tdreport": (evidence.tdreport,),
+        "tdvf": (image(),),
+        "tdx_blob": tuple(
+            TdxBlob.join(version, BLOB_SIGSTRUCT, MODULE).to_bytes() for version in (VERSION_1, VERSION_2)
+        ),
+    }
+    return {name: (*inputs[name], *FOUND.get(name, ())) for name in inputs}
+
+
+def _event(kind: int, data: bytes) -> bytes:
+    """An input of the target "event"."""
+    types = sorted(event_log.EVENT_TYPE_NAMES)
+    return struct.pack("B", types.index(kind)) + data if kind in types else data
