@@ -41,6 +41,36 @@ _PEM_BEGIN = b"-----BEGIN CERTIFICATE-----"
 _PEM_END = b"-----END CERTIFICATE-----"
 
 
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """What the extensions of a certificate say: None where one is missing."""
+
+    constraints: x509.BasicConstraints | None
+    key_usage: x509.KeyUsage | None
+    sgx_extension: bytes | None
+    is_emulated: bool
+    unknown_critical: tuple[str, ...]
+
+    @classmethod
+    def of(cls, extensions: x509.Extensions) -> Uses:
+        """Look at each once."""
+        constraints, key_usage, sgx_extension, is_emulated = None, None, None, False
+        unknown = []
+        for extension in extensions:
+            value = extension.value
+            if isinstance(value, x509.BasicConstraints):
+                constraints = value
+            elif isinstance(value, x509.KeyUsage):
+                key_usage = value
+            else:
+                if extension.critical:
+                    unknown.append(extension.oid.dotted_string)
+                if isinstance(value, x509.UnrecognizedExtension):
+                    is_emulated = is_emulated or extension.oid == _EMULATED_MARKER
+                    sgx_extension = value.value if extension.oid == _SGX_EXTENSION else sgx_extension
+        return cls(constraints, key_usage, sgx_extension, is_emulated, tuple(unknown))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Certificate:
     """What verification needs of a certificate, all of it read at once: the library decodes late.
@@ -55,7 +85,7 @@ class Certificate:
     start: datetime
     end: datetime
     key: PublicKey
-    extensions: x509.Extensions
+    uses: Uses
     uses_ecdsa_sha256: bool
     signature: bytes
     signed_bytes: bytes
@@ -81,7 +111,7 @@ class Certificate:
                 start=certificate.not_valid_before_utc,
                 end=certificate.not_valid_after_utc,
                 key=PublicKey(certificate.public_key(), f"certificate {name!r}", key),
-                extensions=certificate.extensions,
+                uses=Uses.of(certificate.extensions),
                 uses_ecdsa_sha256=uses_ecdsa_sha256(certificate),
                 signature=certificate.signature,
                 signed_bytes=signed,
@@ -102,18 +132,16 @@ class Certificate:
     @property
     def is_emulated(self) -> bool:
         """Whether it carries the mark of the emulated platform's root."""
-        return any(extension.oid == _EMULATED_MARKER for extension in self.extensions)
+        return self.uses.is_emulated
 
     def sgx_extension(self) -> SgxExtension:
         """The SGX extension of a PCK certificate. Raises `MalformedError` if it is missing or damaged."""
-        for extension in self.extensions:
-            value = extension.value
-            if extension.oid == _SGX_EXTENSION and isinstance(value, x509.UnrecognizedExtension):
-                return SgxExtension.parse(value.value)
-        raise MalformedError(
-            f"certificate {self.name!r} has no SGX extension {SGX_EXTENSION_OID}",
-            hint="this is not a PCK certificate",
-        )
+        if self.uses.sgx_extension is None:
+            raise MalformedError(
+                f"certificate {self.name!r} has no SGX extension {SGX_EXTENSION_OID}",
+                hint="this is not a PCK certificate",
+            )
+        return SgxExtension.parse(self.uses.sgx_extension)
 
 
 Chain = tuple[Certificate, ...]

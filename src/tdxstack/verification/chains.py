@@ -81,7 +81,7 @@ class RevocationList:
         problems = []
         if self.issuer != issuer.subject:
             problems.append(f"the list names another {self.issuer_name!r} as its issuer")
-        _, usage = _uses(issuer)
+        usage = issuer.uses.key_usage
         if usage is None or not usage.crl_sign:
             problems.append(f"{issuer.described} may not sign revocation lists")
         return problems
@@ -126,7 +126,7 @@ def chain_problems(chain: Chain, memory: SignatureMemory) -> list[str]:
 
 def signer_problems(signer: Certificate) -> list[str]:
     """Why the key of a certificate at the end of a chain is not one to sign evidence; empty if it is."""
-    constraints, usage = _uses(signer)
+    constraints, usage = signer.uses.constraints, signer.uses.key_usage
     problems = []
     if constraints is not None and constraints.ca:
         problems.append(
@@ -153,29 +153,13 @@ def stamp(time: datetime) -> str:
 
 def _extension_problems(certificate: Certificate, depth: int) -> list[str]:
     """`depth` 0 is the leaf; the others must be authorities with so many below them."""
-    what = certificate.described
-    problems = [
-        f"{what} has the unknown critical extension {extension.oid.dotted_string}"
-        for extension in certificate.extensions
-        if extension.critical and not isinstance(extension.value, x509.BasicConstraints | x509.KeyUsage)
-    ]
+    what, uses = certificate.described, certificate.uses
+    problems = [f"{what} has the unknown critical extension {oid}" for oid in uses.unknown_critical]
     if depth == 0:
         return problems
-    constraints, usage = _uses(certificate)
+    constraints, usage = uses.constraints, uses.key_usage
     if constraints is None or usage is None or not constraints.ca or not usage.key_cert_sign:
         problems.append(f"{what} is no certificate authority")
     elif constraints.path_length is not None and constraints.path_length < depth - 1:
         problems.append(f"{what} may have {constraints.path_length} authorities below it, not {depth - 1}")
     return problems
-
-
-def _uses(certificate: Certificate) -> tuple[x509.BasicConstraints | None, x509.KeyUsage | None]:
-    """What a certificate says of its use, as far as it says something."""
-    constraints, usage = None, None
-    for extension in certificate.extensions:
-        value = extension.value
-        if isinstance(value, x509.BasicConstraints):
-            constraints = value
-        elif isinstance(value, x509.KeyUsage):
-            usage = value
-    return constraints, usage
