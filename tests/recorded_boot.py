@@ -7,7 +7,7 @@ import hmac
 import json
 from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from tdxstack.abi import event_log
 from tdxstack.abi.ccel import CcelTable
 from tdxstack.abi.event_log import ALG_SHA384, Event, EventLog, SpecId
-from tdxstack.abi.quote import CertificationData, Quote, TdBody10
+from tdxstack.abi.quote import CERTIFICATION_PCK_CHAIN, CertificationData, PlatformIdentity, Quote, TdBody10
 from tdxstack.abi.tdreport import ReportMac, TdInfo, TdReport, TeeTcbInfo
 from tdxstack.collateral.bundle import QE_IDENTITY, TCB_INFO, Collateral
 from tdxstack.collateral.signed_json import SignedJson
@@ -31,9 +31,12 @@ from tdxstack.quoting.authority import new_key, raw_signature
 from tdxstack.quoting.enclave import QuotingEnclave
 from tdxstack.quoting.pki import Pki, open_pki
 from tdxstack.verification.boot import BootResult, Expectation, verify_boot
-from tdxstack.verification.certificates import TrustAnchor
+from tdxstack.verification.certificates import TrustAnchor, read_chain
 from tdxstack.verification.inputs import ParsedCollateral
 from tdxstack.verification.policy import Policy
+
+NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+"""When the boots of the tests are verified, unless a test says otherwise."""
 
 ALLOW_EMULATED = Policy(allow_emulated=True)
 
@@ -230,13 +233,26 @@ def with_qe_identity(recorded: Recorded, keys: Keys, change: Callable[[dict[str,
 
 def with_pck_chain(recorded: Recorded, *chain: x509.Certificate) -> Recorded:
     """The same with another PCK certificate chain in the quote; the quote's signature does not cover it."""
-    pem = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain)
-    return with_quote(
-        recorded,
-        lambda quote: replace(
-            quote, signature=replace(quote.signature, certification=CertificationData(5, pem))
-        ),
-    )
+    return with_quote(recorded, lambda quote: certified(quote, CERTIFICATION_PCK_CHAIN, pem(*chain)))
+
+
+def certified(quote: Quote, kind: int, data: bytes) -> Quote:
+    """The same quote with other certification data, which no signature covers."""
+    return replace(quote, signature=replace(quote.signature, certification=CertificationData(kind, data)))
+
+
+def naming_pck(quote: Quote, kind: int, **changes: Any) -> Quote:
+    """The quote with data of type 1 to 3, which name its PCK certificate, as far as `changes` do not lie."""
+    extension = read_chain(quote.signature.certification.data)[0].sgx_extension()
+    ppid = {1: extension.ppid, 2: bytes(256), 3: bytes(384)}[kind]
+    pce_id = int.from_bytes(extension.pce_id, "little")
+    named = PlatformIdentity(ppid, extension.cpusvn, extension.pcesvn, pce_id)
+    return certified(quote, kind, replace(named, **changes).to_bytes())
+
+
+def pem(*certificates: x509.Certificate) -> bytes:
+    """The certificates as quotes and bundles hold them."""
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
 
 
 def with_events(recorded: Recorded, change: Callable[[tuple[Event, ...]], tuple[Event, ...]]) -> Recorded:

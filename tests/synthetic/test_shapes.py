@@ -18,6 +18,7 @@ from tdxstack.abi.quote import (
 )
 from tdxstack.abi.sgx_report import SgxReportBody
 from tdxstack.errors import MalformedError
+from tdxstack.verification.certificates import read_chain
 from tdxstack.verification.tcb_info import TcbStatus
 from tests.synthetic.certificates import pem
 from tests.synthetic.evidence import ALLOW_EMULATED, Evidence, Workshop
@@ -85,10 +86,10 @@ def test_authentication_data_has_any_size(shop: Workshop, size: int) -> None:
 
 def identity(shop: Workshop, kind: int, *, pce_id: bool = True) -> CertificationData:
     """What a quoting enclave without a PCK certificate says instead; encrypted PPIDs are opaque here."""
-    size = {1: 16, 2: 256, 3: 384}[kind]
+    ppid = read_chain(shop.pck_chain())[0].sgx_extension().ppid
     platform = shop.platform
     data = PlatformIdentity(
-        ppid=bytes(size),
+        ppid={1: ppid, 2: bytes(256), 3: bytes(384)}[kind],
         cpusvn=platform.cpusvn,
         pce_svn=platform.pcesvn,
         pce_id=int.from_bytes(platform.pce_id, "little") if pce_id else None,

@@ -17,6 +17,7 @@ _LOG = "get the event log of this very boot; then compare its events with those 
 
 ADVICE: Final[dict[str, str]] = {
     "quote.format": "get a quote from Intel's quoting enclave",
+    "quote.certification": "give the PCK chain that the quote names: --pck-chain",
     "quote.signature": _TAMPERED,
     "quote.qe_report_signature": _TAMPERED,
     "quote.qe_report_binding": _TAMPERED,

@@ -20,6 +20,7 @@ from tdxstack.verification.pck import Pck
 from tdxstack.verification.policy import AnyPolicy, Policy
 from tdxstack.verification.policy_checks import check_platform_demands
 from tdxstack.verification.quote_checks import (
+    check_certification,
     check_emulated,
     check_format,
     check_qe_report_binding,
@@ -36,6 +37,7 @@ from tdxstack.verification.tcb_info import TcbStatus
 
 QUOTE_CHECKS: Final = (
     "quote.format",
+    "quote.certification",
     "quote.signature",
     "quote.qe_report_signature",
     "quote.qe_report_binding",
@@ -238,6 +240,7 @@ class Verifier:
         )
         own = (
             check_format(quote),
+            check_certification(quote, found),
             signed,
             check_qe_report_signature(quote, found, terms),
             check_qe_report_binding(quote),

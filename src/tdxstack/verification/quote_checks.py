@@ -7,6 +7,7 @@ import hashlib
 from tdxstack.abi.quote import (
     CERTIFICATION_NAMES,
     CERTIFICATION_PCK_CHAIN,
+    CERTIFICATION_PCK_LEAF,
     CERTIFICATION_PPID_PLAIN,
     INTEL_QE_VENDOR_ID,
     Quote,
@@ -17,6 +18,8 @@ from tdxstack.verification.pck import ANCHOR_MARKED, ROOT_MARKED, Pck
 from tdxstack.verification.policy import Policy
 from tdxstack.verification.result import Check, Status, fail, judged, not_applicable, ok, unknown
 from tdxstack.verification.signatures import PublicKey, der_signature
+
+_HELD = "the quote holds the PCK certificate"
 
 
 def check_format(quote: Quote) -> Check:
@@ -37,6 +40,40 @@ def check_format(quote: Quote) -> Check:
         detail = f"{len(quote.trailing)} bytes that are not all zero follow the quote; they mean nothing"
         return Check("quote.format", Status.WARNING, expected, found, detail)
     return ok("quote.format", expected, found)
+
+
+def check_certification(quote: Quote, found: Pck) -> Check:
+    """quote.certification: what a quote without its PCK certificate says of it is true of the one at hand.
+
+    Plain PPID, CPUSVN, PCESVN and PCE-ID are compared. An encrypted PPID says nothing to a relying party.
+    """
+    certification = quote.signature.certification
+    try:
+        named = certification.platform
+    except MalformedError as error:
+        return fail("quote.certification", "PPID, CPUSVN, PCESVN, PCE-ID", "none", error.message)
+    if certification.type in (CERTIFICATION_PCK_LEAF, CERTIFICATION_PCK_CHAIN):
+        return ok("quote.certification", _HELD, _HELD)
+    if named is None:
+        return not_applicable("quote.certification", "the quote says nothing of a PCK certificate")
+    extension = found.extension.value
+    if extension is None:
+        return unknown("quote.certification", found.extension.problem)
+    facts = {
+        "CPUSVN": (extension.cpusvn.hex(), named.cpusvn.hex()),
+        "PCESVN": (str(extension.pcesvn), str(named.pce_svn)),
+    }
+    if certification.type == CERTIFICATION_PPID_PLAIN:
+        facts["PPID"] = (extension.ppid.hex(), named.ppid.hex())
+    if named.pce_id is not None:
+        facts["PCE-ID"] = (extension.pce_id.hex(), named.pce_id.to_bytes(2, "little").hex())
+    return judged(
+        "quote.certification",
+        all(certified == said for certified, said in facts.values()),
+        ", ".join(f"{name} {certified}" for name, (certified, _) in facts.items()),
+        ", ".join(f"{name} {said}" for name, (_, said) in facts.items()),
+        "the PCK certificate is another one than the quote names",
+    )
 
 
 def check_signature(quote: Quote) -> Check:

@@ -19,7 +19,7 @@ from tdxstack.quoting.pki import Pki
 from tdxstack.verification.advice import ADVICE, advice
 from tdxstack.verification.boot import BOOT_CHECKS
 from tdxstack.verification.quote import POLICY_CHECKS, QUOTE_CHECKS
-from tests.recorded_boot import Keys, Recorded, pki_in, synthetic_boot, with_quote, with_tcb_info
+from tests.recorded_boot import Keys, Recorded, naming_pck, pki_in, synthetic_boot, with_quote, with_tcb_info
 from tests.unit.cli.verification_files import Files, call, write_files
 from tests.unit.collateral.pcs_server import serving, unused_port
 
@@ -248,12 +248,7 @@ def test_a_chain_of_the_caller_replaces_the_quotes(
 ) -> None:
     chain = tmp_path / "chain.pem"
     chain.write_bytes(boot.quote.signature.certification.data)
-    bare = with_quote(
-        boot,
-        lambda quote: replace(
-            quote, signature=replace(quote.signature, certification=CertificationData(1, bytes(36)))
-        ),
-    )
+    bare = with_quote(boot, lambda quote: naming_pck(quote, 1))
     files.quote.write_bytes(bare.evidence.quote)
     code, document = verify(capsys, files)
     assert code == 1 and document["tcb_status"] is None

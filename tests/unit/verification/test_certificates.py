@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import UTC, datetime
-
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -25,23 +22,7 @@ from tdxstack.verification.certificates import (
 )
 from tdxstack.verification.chains import RevocationList, chain_problems
 from tdxstack.verification.signatures import PublicKey, SignatureMemory, der_signature
-from tests.recorded_boot import Keys, pki_in, reissued
-
-NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pki]:
-    yield pki_in(tmp_path_factory.mktemp("emulated"), NOW)
-
-
-@pytest.fixture(scope="module")
-def keys(pki: Pki) -> Keys:
-    return Keys.of(pki)
-
-
-def pem(*certificates: x509.Certificate) -> bytes:
-    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
+from tests.recorded_boot import NOW, Keys, pem, reissued
 
 
 def parsed(certificate: x509.Certificate) -> Certificate:

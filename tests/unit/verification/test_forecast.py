@@ -1,28 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
-
-import pytest
 
 from tdxstack.quoting.pki import Pki
 from tdxstack.verification.forecast import Change, Forecast
 from tdxstack.verification.quote import Verifier
 from tdxstack.verification.result import Status
-from tests.recorded_boot import ALLOW_EMULATED, Keys, Recorded, pki_in, synthetic_boot, with_tcb_info
-
-NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pki]:
-    yield pki_in(tmp_path_factory.mktemp("emulated"), NOW)
-
-
-@pytest.fixture(scope="module")
-def boot(pki: Pki) -> Recorded:
-    return synthetic_boot(pki, NOW)
+from tests.recorded_boot import (
+    ALLOW_EMULATED,
+    NOW,
+    Keys,
+    Recorded,
+    with_tcb_info,
+)
 
 
 def early(value: dict[str, Any]) -> None:

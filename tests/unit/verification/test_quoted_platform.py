@@ -1,27 +1,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from tdxstack.abi.quote import CertificationData, Quote
+from tdxstack.abi.quote import Quote
 from tdxstack.collateral.platform_id import PlatformId
 from tdxstack.errors import MalformedError
 from tdxstack.verification.quoted_platform import platform_of_quote
-from tests.recorded_boot import pki_in, synthetic_boot
-
-NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+from tests.recorded_boot import NOW, certified, pki_in, synthetic_boot
 
 
 @pytest.fixture(scope="module")
 def quote(tmp_path_factory: pytest.TempPathFactory) -> Quote:
     return synthetic_boot(pki_in(tmp_path_factory.mktemp("emulated"), NOW), NOW).quote
-
-
-def certified(quote: Quote, kind: int, data: bytes) -> Quote:
-    return replace(quote, signature=replace(quote.signature, certification=CertificationData(kind, data)))
 
 
 def test_platform_is_that_of_the_pck_certificate(quote: Quote, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tdxstack.abi.quote import CertificationData, Quote, TdBody10, TdBody15, TdBody15Ex
+from tdxstack.abi.quote import Quote, TdBody10, TdBody15, TdBody15Ex
 from tdxstack.collateral.bundle import Collateral
 from tdxstack.collateral.signed_json import SignedJson
 from tdxstack.errors import MalformedError, UsageError
@@ -29,32 +28,19 @@ from tdxstack.verification.result import Status
 from tdxstack.verification.tcb_info import TcbStatus
 from tests.recorded_boot import (
     ALLOW_EMULATED,
+    NOW,
     Keys,
     Recorded,
+    certified,
     crl,
+    naming_pck,
+    pem,
     pki_in,
     signed,
     synthetic_boot,
     with_qe_identity,
     with_tcb_info,
 )
-
-NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pki]:
-    yield pki_in(tmp_path_factory.mktemp("emulated"), NOW)
-
-
-@pytest.fixture(scope="module")
-def keys(pki: Pki) -> Keys:
-    return Keys.of(pki)
-
-
-@pytest.fixture(scope="module")
-def boot(pki: Pki) -> Recorded:
-    return synthetic_boot(pki, NOW, quote_version=5)
 
 
 def verify(boot: Recorded, quote: Quote | None = None, **changes: Any) -> QuoteResult:
@@ -65,14 +51,6 @@ def verify(boot: Recorded, quote: Quote | None = None, **changes: Any) -> QuoteR
 
 def bad(result: QuoteResult) -> list[str]:
     return [check.id for check in result.failures()]
-
-
-def certified(quote: Quote, kind: int, data: bytes) -> Quote:
-    return replace(quote, signature=replace(quote.signature, certification=CertificationData(kind, data)))
-
-
-def pem(*certificates: x509.Certificate) -> bytes:
-    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
 
 
 def test_defaults_reject_emulated_evidence_even_under_its_own_root(boot: Recorded) -> None:
@@ -152,13 +130,45 @@ def test_a_leaf_alone_takes_its_issuers_from_the_collateral(boot: Recorded, keys
 
 @pytest.mark.parametrize("kind", [1, 2, 3])
 def test_quotes_without_pck_take_it_from_the_caller(boot: Recorded, pki: Pki, kind: int) -> None:
-    quote = certified(boot.quote, kind, bytes(404))
+    quote = naming_pck(boot.quote, kind)
     result = verify(boot, quote)
     assert result.verdict == "rejected"
     assert f"certification data of type {kind}" in next(
         c.detail for c in result.checks if c.id == "pck.chain"
     )
     assert verify(boot, quote, pck_chain=pki.pck_chain).accepted
+
+
+@pytest.mark.parametrize(
+    ("kind", "lie"),
+    [
+        (1, {"ppid": b"x" * 16}),
+        (1, {"cpusvn": bytes(16)}),
+        (2, {"cpusvn": bytes(16)}),
+        (3, {"pce_svn": 999}),
+        (3, {"pce_id": 1}),
+    ],
+)
+def test_the_pck_certificate_is_the_one_that_the_quote_names(
+    boot: Recorded, pki: Pki, kind: int, lie: dict[str, Any]
+) -> None:
+    result = verify(boot, naming_pck(boot.quote, kind, **lie), pck_chain=pki.pck_chain)
+    assert bad(result) == ["quote.certification"]
+
+
+def test_encrypted_ppids_and_missing_pce_ids_are_not_compared(boot: Recorded, pki: Pki) -> None:
+    for quote in (
+        naming_pck(boot.quote, 2, ppid=b"x" * 256),
+        naming_pck(boot.quote, 3, ppid=b"x" * 384),
+        naming_pck(boot.quote, 1, pce_id=None),
+    ):
+        assert verify(boot, quote, pck_chain=pki.pck_chain).accepted
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3])
+def test_data_of_the_wrong_size_names_nothing(boot: Recorded, pki: Pki, kind: int) -> None:
+    result = verify(boot, certified(boot.quote, kind, bytes(35)), pck_chain=pki.pck_chain)
+    assert bad(result) == ["quote.certification"]
 
 
 @pytest.mark.parametrize("kind", [0, 6, 7, 99])
@@ -492,7 +502,7 @@ def test_a_verifier_remembers_no_verdict(boot: Recorded, keys: Keys, tmp_path: A
 
 def test_a_chain_of_the_caller_does_not_outlive_its_call(boot: Recorded, pki: Pki) -> None:
     verifier = Verifier(anchors=boot.anchors, policy=ALLOW_EMULATED)
-    quote = certified(boot.quote, 3, bytes(404))
+    quote = naming_pck(boot.quote, 3)
     assert verifier.verify(quote, boot.collateral, time=NOW, pck_chain=pki.pck_chain).accepted
     assert not verifier.verify(quote, boot.collateral, time=NOW).accepted
 
