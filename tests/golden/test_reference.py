@@ -11,6 +11,7 @@ import click
 from tdxstack.cli import tdx
 from tdxstack.verification.boot import BOOT_CHECKS
 from tdxstack.verification.quote import POLICY_CHECKS
+from tdxstack.verification.reference_checks import REFERENCE_CHECKS
 
 REFERENCE = Path(__file__).parents[2] / "docs/reference"
 
@@ -34,7 +35,7 @@ def test_every_check_is_explained() -> None:
         for line in (REFERENCE / "checks.md").read_text().splitlines()
         if line.startswith("| `")
     ]
-    assert explained == [*BOOT_CHECKS, *POLICY_CHECKS]
+    assert explained == [*BOOT_CHECKS, *POLICY_CHECKS, *REFERENCE_CHECKS]
 
 
 def pages(command: click.Command, path: str, parent: click.Context | None) -> Iterator[str]:

@@ -12,6 +12,9 @@ from tdxstack.measurement.replay import replay
 from tdxstack.verification.inputs import Loaded, load
 from tdxstack.verification.result import Check, fail, judged, ok, unknown
 
+REFERENCE_CHECKS = ("reference.*",)
+"""The ids of the checks of `check_reference`; `*` stands for a register's name."""
+
 NO_LOG = "its events are pinned, not its value: the event log is needed"
 
 

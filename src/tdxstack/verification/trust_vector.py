@@ -133,7 +133,7 @@ def _runtime_opaque(result: QuoteResult, hardware: int) -> int:
 
 
 def _executables(checks: tuple[Check, ...]) -> int:
-    """Zero, which claims nothing, unless policy or reference name what every register of the boot may hold."""
+    """Zero, which claims nothing, unless policy or reference names what each register of the boot may be."""
     found = {check.id: check.status for check in checks}
     measured = [
         status
