@@ -21,8 +21,10 @@ from tdxstack.abi.quote import (
     TdBody10,
     TdBody15,
 )
+from tdxstack.abi.tdreport import TD_ATTRIBUTE_MIGRATABLE, TD_ATTRIBUTE_NAMES
 from tdxstack.abi.tdreport import TD_ATTRIBUTE_SEPT_VE_DISABLE as SEPT_VE_DISABLE
 from tdxstack.errors import MalformedError
+from tdxstack.verification.certificates import read_chain
 from tdxstack.verification.inputs import ParsedCollateral
 from tdxstack.verification.quote import Verifier
 from tdxstack.verification.tcb_info import TcbStatus
@@ -169,6 +171,15 @@ def _attributes(case: Case) -> int | None:
     return body.td_attributes if isinstance(body, TdBody10) else None
 
 
+def _other_pce_id(case: Case) -> bool:
+    info = ParsedCollateral.parse(case.collateral).tcb_info.value
+    quote = _parsed(case)
+    if info is None or quote is None:
+        return False
+    leaf = read_chain(quote.signature.certification.data)[0]
+    return leaf.sgx_extension().pce_id != info.pce_id
+
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "quote-root",
@@ -246,6 +257,26 @@ RULES: tuple[Rule, ...] = (
         Stricter.THEIRS,
         "dcap-qvl refuses TDs with a service TD by default, Intel's library does not; our policy can.",
         lambda case: isinstance(body := _body(case), TdBody15) and any(body.mrservicetd),
+    ),
+    Rule(
+        "migratable",
+        Stricter.THEIRS,
+        "dcap-qvl refuses TDs that may migrate, Intel's library does not; our policy can.",
+        lambda case: bool((_attributes(case) or 0) & TD_ATTRIBUTE_MIGRATABLE),
+    ),
+    Rule(
+        "unknown-attributes",
+        Stricter.THEIRS,
+        "dcap-qvl refuses TD attributes without a name above the eight of debugging; Intel's library does not"
+        " look at them, and we warn, for later TDX modules will name more.",
+        lambda case: bool((_attributes(case) or 0) & ~sum(1 << bit for bit in TD_ATTRIBUTE_NAMES) & ~0xFF),
+    ),
+    Rule(
+        "pce-id",
+        Stricter.OURS,
+        "dcap-qvl does not compare the PCE-IDs of PCK certificate and TCB info; Intel's library does"
+        " (QuoteVerifier::verify, 4.1.2.5.11).",
+        _other_pce_id,
     ),
     Rule(
         "qe-auth-size",

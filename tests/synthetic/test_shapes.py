@@ -226,6 +226,26 @@ def test_a_td_that_outlived_an_update_should_be_relaunched(shop: Workshop, kind:
         assert found.tcb.status is status
 
 
+@pytest.mark.parametrize("launched", [11, 8])
+@pytest.mark.parametrize("kind", [TdBody15, TdBody15Ex])
+def test_a_td_under_a_revoked_module_is_revoked(shop: Workshop, kind: type[TdBody10], launched: int) -> None:
+    """Whatever it was launched under. Intel's library, and who follows it to the letter, accepts this TD."""
+
+    def edit(value: dict[str, Any]) -> None:
+        modules(good=11, old=8)(value)
+        for module in value["tdxModuleIdentities"]:
+            revoked = {"tcb": {"isvsvn": 12}, "tcbDate": "2026-01-01T00:00:00Z", "tcbStatus": "Revoked"}
+            module["tcbLevels"].insert(0, revoked)
+
+    svn, now = (bytes((number,)) + shop.platform.tee_tcb_svn[1:] for number in (launched, 12))
+    quote = shop.quote(shop.body(kind, tee_tcb_svn=svn, tee_tcb_svn2=now))
+    evidence = shop.evidence(quote, tcb_info=shop.tcb_info(edit))
+    result = evidence.verify()
+    assert evidence.failing() == ["tcb.status"]
+    assert result.tcb is not None
+    assert (result.tcb.status, result.tcb.current_status) == (TcbStatus.REVOKED, TcbStatus.REVOKED)
+
+
 @pytest.mark.parametrize("kind", [TdBody15, TdBody15Ex])
 def test_a_relaunch_does_not_configure(shop: Workshop, kind: type[TdBody10]) -> None:
     def edit(value: dict[str, Any]) -> None:

@@ -158,9 +158,13 @@ def _module_level(info: TcbInfo, tee_tcb_svn: bytes) -> IsvLevel | None:
 
 
 def _relaunch(launch: TcbStatus, current: TcbStatus) -> TcbStatus:
-    """The status of a TD that was launched under one TDX module and runs under a later one."""
-    if TcbStatus.NOT_SUPPORTED in (launch, current):
-        return TcbStatus.NOT_SUPPORTED
+    """The status of a TD that was launched under one TDX module and runs under a later one.
+
+    Stricter than Intel's library in one point: there, a revoked module that runs now does not count.
+    """
+    for worst in (TcbStatus.NOT_SUPPORTED, TcbStatus.REVOKED):
+        if worst in (launch, current):
+            return worst
     if launch not in _OUT_OF_DATE or current not in _NOT_OUT_OF_DATE:
         return launch
     if launch in _NEEDS_CONFIGURATION or current in _NEEDS_CONFIGURATION:
