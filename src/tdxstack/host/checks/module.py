@@ -7,12 +7,8 @@ import re
 from tdxstack.host import kernel_log
 from tdxstack.host.check import ENABLING_GUIDE, KERNEL_GUIDE, Check, Circumstances, Finding, Purpose, optional
 from tdxstack.host.kernel_log import ModuleVersion
-from tdxstack.host.tdx_modules import (
-    MODULES_LINK,
-    bar_at,
-    lowest_version,
-    security_version,
-)
+from tdxstack.host.module import Releases
+from tdxstack.host.tcb_bar import MODULES_LINK, bar_at, least_svn, oldest_above
 from tdxstack.host_access import Host, HostError
 
 SYSFS_VERSION = "/sys/devices/faux/tdx_host/version"
@@ -150,14 +146,15 @@ class Tcb(Check):
         bar = bar_at(version.major, circumstances.now)
         if bar is None:
             return self.unsure(f"no bar is known for modules {version.major}.x", "tdx collateral show")
-        svn = security_version(version)
+        releases = Releases.load()
+        svn = least_svn(version, releases)
         since = f"{bar.since:%Y-%m-%d}"
         if svn is not None and svn >= bar.svn:
             return self.ok(f"{version} has SVN {svn} or newer; {bar.svn} is asked for since {since}")
         return self.warn(
             f"{version} has SVN {svn if svn is not None else 'below all published ones'}",
             f"since {since} quotes of this module are OutOfDate: SVN {bar.svn} is asked for, which "
-            f"{lowest_version(bar)} has ({bar.source})",
+            f"{oldest_above(bar, releases)} has ({bar.source})",
         )
 
 

@@ -31,6 +31,11 @@ AGAIN = (
     "sudo rm /var/log/mpa_registration.log; BIOS: SGX Factory Reset: Enable, SGX Auto MP Registration: "
     "Enable; reboot; sudo systemctl start mpa_registration_tool"
 )
+_UNKNOWN_PLATFORM = "No certificate data for this platform"
+_TROUBLE = re.compile(rf"{_UNKNOWN_PLATFORM}|(?:code is|API\.) 0x[be]0[0-9a-f]{{2}}")
+_SUCCESS = re.compile(r"tee_att_(?:init|get)_quote return (?:0x)?0\b")
+"""What qgsd logs (canonical/tdx issues 109, 338, 409)."""
+
 SENT_BY_HAND = "won't be send"
 """The agent's own spelling."""
 
@@ -105,23 +110,22 @@ class Pck(Check):
         output = host.run(command)
         if output.returncode:
             return self.unsure("the journal of qgsd may not be read", f"sudo {' '.join(command)}")
-        trouble = ""
+        troubles: list[str] = []
         for line in output.stdout.splitlines():
-            if re.search(r"tee_att_(?:init|get)_quote return (?:0x)?0\b", line):
-                trouble = ""
-            elif found := re.search(
-                r"No certificate data for this platform|(?:code is|API\.) 0x[be]0[0-9a-f]{2}", line
-            ):
-                trouble = found[0]
-        if "No certificate data" in trouble:
+            if _SUCCESS.search(line):
+                troubles.clear()
+            elif found := _TROUBLE.search(line):
+                troubles.append(found[0])
+        if _UNKNOWN_PLATFORM in troubles:
             return self.fail(
-                trouble, "no PCK certificate is to be had for this platform: Intel does not know it"
+                _UNKNOWN_PLATFORM,
+                "no PCK certificate is to be had for this platform: Intel does not know it",
             )
-        if trouble:
+        if troubles:
             return self.fail(
-                trouble,
+                troubles[0],
                 "the QGS fails to get its certificates",
-                "tdx explain with that code, and sudo journalctl -u pccs",
+                f"tdx explain {troubles[0].split()[-1]}; sudo journalctl -u pccs -b",
             )
         return self.ok("no complaint" if output.stdout.strip() else "no quote was asked for since boot")
 
