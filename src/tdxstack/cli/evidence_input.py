@@ -7,6 +7,7 @@ import binascii
 import re
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 from tdxstack.errors import MalformedError, UsageError
 
@@ -14,6 +15,8 @@ MAX_SIZE = 16 << 20
 """Bytes of input that are read; quotes, reports and event logs are far smaller."""
 
 STDIN = "-"
+
+_PIECE = 1 << 16
 
 _SPACE = b" \t\r\n\f\v"
 _HEX = re.compile(rb"[0-9a-fA-F]+")
@@ -29,10 +32,10 @@ def read_evidence(source: str) -> bytes:
     """
     try:
         if source == STDIN:
-            data = sys.stdin.buffer.read(MAX_SIZE + 1)
+            data = _read_bounded(sys.stdin.buffer)
         else:
             with Path(source).open("rb") as file:
-                data = file.read(MAX_SIZE + 1)
+                data = _read_bounded(file)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UsageError(
             f"{source}: {error.strerror}", hint="give the name of a file, or - for standard input"
@@ -45,6 +48,15 @@ def read_evidence(source: str) -> bytes:
             f"{name} is longer than {MAX_SIZE >> 20} MiB", hint="no quote, report or event log is that long"
         )
     return decode_evidence(data)
+
+
+def _read_bounded(file: BinaryIO) -> bytes:
+    """Up to one byte more than `MAX_SIZE`, in pieces: one large read would reserve all of it each time."""
+    parts, left = [], MAX_SIZE + 1
+    while left and (part := file.read(min(left, _PIECE))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
 
 
 def decode_evidence(data: bytes) -> bytes:

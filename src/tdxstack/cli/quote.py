@@ -16,6 +16,7 @@ from tdxstack.cli import json_option, print_json
 from tdxstack.cli.edge import now
 from tdxstack.cli.evidence_input import read_evidence
 from tdxstack.cli.facts import print_facts
+from tdxstack.cli.quote_directory import verify_directory
 from tdxstack.cli.render import checks_table, print_rejection, print_verdict
 from tdxstack.cli.token_options import TokenOptions, token_options
 from tdxstack.cli.verification_options import (
@@ -110,6 +111,12 @@ def show(quote_file: str, as_json: bool) -> None:
     help="Say also what the verdict would be with this collateral, such as Intel's early update.",
 )
 @token_options
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Verify a directory with N processes. [default: one for each core]",
+)
 @json_option
 def verify(
     quote_file: str,
@@ -122,13 +129,25 @@ def verify(
     pck_chain: Path | None,
     forecast: Path | None,
     token: TokenOptions | None,
+    jobs: int | None,
     as_json: bool,
 ) -> int:
     """Verify QUOTE: a file or - for standard input, in binary, hex or base64.
 
     Exit code 0 if it is accepted, 1 if it is rejected.
+
+    Of a directory, every file below it is verified, with one line of JSON for each; 1 if any is not accepted.
     """
     policy = _policy(options, nonce, bound_key, report_data)
+    if Path(quote_file).is_dir():
+        for option, value in (("event-log", event_log), ("pck-chain", pck_chain), ("forecast", forecast)):
+            if value:
+                raise UsageError(f"--{option} is about one quote", hint="verify the quotes one by one")
+        if token:
+            raise UsageError("--token is about one quote", hint="verify the quotes one by one")
+        return verify_directory(Path(quote_file), options, policy, jobs)
+    if jobs:
+        raise UsageError("--jobs is for a directory of quotes", hint=f"{quote_file} is none")
     parsed = Quote.parse(read_evidence(quote_file))
     chain = pck_chain.read_bytes() if pck_chain else None
     verifier, time = Verifier(anchors=options.anchors, policy=policy), options.time

@@ -104,6 +104,15 @@ class VerificationOptions:
         policy = parse_policy(self.policy_file.read_bytes()) if self.policy_file else Policy()
         return each(policy, lambda one: replace(one, allow_emulated="emulated" in self.allow))
 
+    def require_source(self) -> Source:
+        """Where to fetch collateral from. Raises `UsageError` if that was not asked for."""
+        if self.source is None:
+            raise UsageError(
+                "there is no collateral to verify with",
+                hint="give --collateral FILE (see: tdx collateral fetch), or --fetch to ask Intel's service",
+            )
+        return self.source
+
     def collateral_for(self, quote: Quote | None, pck_chain: bytes | None = None) -> Collateral:
         """The collateral for the platform of `quote`, from the file or the network.
 
@@ -111,17 +120,13 @@ class VerificationOptions:
         """
         if self.collateral is not None:
             return read_bundle(self.collateral, quote, pck_chain)
-        if self.source is None:
-            raise UsageError(
-                "there is no collateral to verify with",
-                hint="give --collateral FILE (see: tdx collateral fetch), or --fetch to ask Intel's service",
-            )
+        source = self.require_source()
         if quote is None:
             raise MalformedError(
                 "the quote cannot be read, so there is no platform to fetch collateral for",
                 hint="look at it with tdx quote show",
             )
-        return fetched(self.source, platform_of_quote(quote, pck_chain))
+        return fetched(source, platform_of_quote(quote, pck_chain))
 
 
 def fetched(source: Source, platform: PlatformId) -> Collateral:

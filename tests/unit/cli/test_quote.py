@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -21,7 +25,7 @@ from tdxstack.verification.boot import BOOT_CHECKS
 from tdxstack.verification.quote import POLICY_CHECKS, QUOTE_CHECKS
 from tests.recorded_boot import Keys, Recorded, naming_pck, pki_in, synthetic_boot, with_quote, with_tcb_info
 from tests.unit.cli.verification_files import Files, call, write_files
-from tests.unit.collateral.pcs_server import serving, unused_port
+from tests.unit.collateral.pcs_server import serving
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 Capsys = pytest.CaptureFixture[str]
@@ -161,9 +165,9 @@ def test_collateral_is_fetched_where_that_is_asked_for(
         assert server.requests
         late = call(capsys, *asked, "--at", (NOW + timedelta(days=60)).isoformat())
         assert late.code == 1
-    nobody = f"http://127.0.0.1:{unused_port()}"
-    done = call(capsys, "quote", "verify", str(files.quote), *options, "--source", nobody, "--refresh")
-    assert done.code == 3 and nobody in done.err
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    done = call(capsys, "quote", "verify", str(files.quote), *options, "--offline")
+    assert (done.code, json.loads(done.out)["exit_code"]) == (3, 3)
 
 
 def test_fetching_must_be_asked_for_and_not_contradicted(capsys: Capsys, files: Files) -> None:
@@ -310,6 +314,97 @@ def test_bad_quotes_are_errors(capsys: Capsys, files: Files, data: bytes) -> Non
     for command in (["show"], ["verify", *files.options()]):
         done = call(capsys, "quote", *command, str(files.quote))
         assert (done.code, len(done.err.splitlines())) == (2, 2)
+
+
+def test_a_directory_gets_a_line_for_each_quote(capsys: Capsys, files: Files, tmp_path: Path) -> None:
+    directory = tmp_path / "quotes"
+    directory.mkdir()
+    for form, data in (
+        ("hex", files.quote.read_bytes().hex().encode()),
+        ("binary", files.quote.read_bytes()),
+    ):
+        (directory / form).write_bytes(data)
+    verify_all = ["quote", "verify", str(directory), *files.options()]
+    done = call(capsys, *verify_all, "--jobs", "2")
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert done.code == 0
+    assert [(line["name"], line["verdict"]) for line in lines] == [
+        ("binary", "accepted"),
+        ("hex", "accepted"),
+    ]
+    assert done.err.splitlines()[-1] == "2 quotes: 2 accepted, 0 rejected, 0 not verifiable"
+    (directory / "broken").write_bytes(b"nonsense")
+    done = call(capsys, *verify_all, "--json")
+    assert done.code == 1
+    assert "48 bytes at offset 0" in json.loads(done.out.splitlines()[1])["error"]
+    rejected = call(capsys, *verify_all[:-1], "2030-01-01")
+    assert rejected.code == 1
+    assert "crl.pck" in json.loads(rejected.out.splitlines()[0])["failing_checks"]
+
+
+def test_a_directory_fetches_for_each_platform(
+    capsys: Capsys, files: Files, boot: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    directory = tmp_path / "quotes"
+    directory.mkdir()
+    options = ["quote", "verify", str(directory), *files.options()[2:]]
+    assert call(capsys, *options, "--fetch").code == 2
+    (directory / "one").write_bytes(files.quote.read_bytes())
+    assert call(capsys, *options).code == 2
+    with serving(boot.collateral) as server:
+        assert call(capsys, *options, "--fetch", "--source", server.origin).code == 0
+
+
+def test_what_is_about_one_quote_is_refused_for_a_directory(
+    capsys: Capsys, files: Files, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(
+        ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        )
+    )
+    key.chmod(0o600)
+    for options in (
+        ["--event-log", str(files.event_log)],
+        ["--pck-chain", str(files.root)],
+        ["--forecast", str(files.collateral)],
+        ["--token", "-", "--token-key", str(key)],
+    ):
+        done = call(capsys, "quote", "verify", str(tmp_path), *files.options(), *options)
+        assert done.code == 2 and f"{options[0]} is about one quote" in done.err
+    assert call(capsys, "quote", "verify", str(files.quote), *files.options(), "--jobs", "2").code == 2
+
+
+def test_an_interrupted_directory_leaves_no_process(files: Files, tmp_path: Path) -> None:
+    directory = tmp_path / "quotes"
+    directory.mkdir()
+    for number in range(1000):
+        (directory / str(number)).hardlink_to(files.quote)
+    command = [
+        sys.executable,
+        "-m",
+        "tdxstack",
+        "quote",
+        "verify",
+        str(directory),
+        *files.options(),
+        "--jobs",
+        "2",
+    ]
+    # Nobody reads the lines, so that the command cannot end by itself.
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout is not None
+    process.stdout.read(1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.decode().splitlines()[-1] == "error: interrupted"
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
 
 
 def test_evidence_is_verified_with_the_same_options(
