@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -47,10 +47,7 @@ class Shortfall:
 
     def __str__(self) -> str:
         name = f" ({self.name})" if self.name else ""
-        return (
-            f"{self.part}{name} is {self.have}, needs {self.need} since the TCB of {self.since:%Y-%m-%d}: "
-            f"update {self.update}"
-        )
+        return f"{self.part}{name} is {self.have}, needs {self.need}"
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name, the date in ISO 8601."""
@@ -63,6 +60,15 @@ class Shortfall:
             "since": stamp(self.since),
             "advisory_ids": list(self.advisories),
         }
+
+
+def described(shortfalls: Iterable[Shortfall]) -> list[str]:
+    """For people: what to update, up to which TCB, and for the sake of what."""
+    updates: dict[str, list[str]] = {}
+    for shortfall in shortfalls:
+        goal = f"update {shortfall.update}, as asked for since the TCB of {shortfall.since:%Y-%m-%d}"
+        updates.setdefault(goal, []).append(str(shortfall))
+    return [f"{goal}: {'; '.join(parts)}" for goal, parts in updates.items()]
 
 
 def module_part(major: int) -> str:
@@ -105,7 +111,7 @@ def isv_shortfalls(
     if levels and have < _target(levels).isvsvn:
         since = min(level.date for level in levels if level.isvsvn > have)
         advisories = reached.advisories if reached else ()
-        yield Shortfall(part, "ISVSVN", have, _target(levels).isvsvn, update, since, advisories)
+        yield Shortfall(f"ISVSVN of the {part}", "", have, _target(levels).isvsvn, update, since, advisories)
 
 
 def _target(levels: Sequence[_Level]) -> _Level:

@@ -13,7 +13,7 @@ from tdxstack.verification.inputs import Loaded, Terms
 from tdxstack.verification.qe_identity import QE, TD_QE, QeIdentity
 from tdxstack.verification.result import Check, fail, judged, not_applicable, unknown
 from tdxstack.verification.sgx_extension import SgxExtension
-from tdxstack.verification.shortfalls import Shortfall, Update, isv_shortfalls
+from tdxstack.verification.shortfalls import Shortfall, Update, described, isv_shortfalls
 from tdxstack.verification.tcb_info import SGX, TDX, IsvLevel, TcbInfo, TcbStatus
 
 _CONFIGURATION = "the platform's configuration must change, usually in the BIOS"
@@ -139,8 +139,8 @@ def check_status(tcb: Tcb, terms: Terms) -> Check:
     if evaluation.date is not None:
         found += f", TCB of {stamp(evaluation.date)}"
     reasons = [_ADVICE[evaluation.without_qe]] if evaluation.without_qe in _ADVICE else []
-    reasons += [str(shortfall) for shortfall in evaluation.shortfalls]
-    reasons += evaluation.advisories
+    reasons += described(evaluation.shortfalls)
+    reasons += _advisories(evaluation.advisories)
     return judged("tcb.status", good, _accepted(terms), found, "; ".join(reasons))
 
 
@@ -158,8 +158,8 @@ def check_qe_status(tcb: Tcb, terms: Terms) -> Check:
             alone and not _acceptable(evaluation.without_qe, evaluation, terms)
         )
     reasons = [] if tcb.qe_level else ["no level of the QE identity matches"]
-    reasons += [str(shortfall) for shortfall in tcb.qe_shortfalls]
-    reasons += tcb.qe_level.advisories if tcb.qe_level else ()
+    reasons += described(tcb.qe_shortfalls)
+    reasons += _advisories(tcb.qe_level.advisories if tcb.qe_level else ())
     return judged("qe.status", good, _accepted(terms), status.value, "; ".join(reasons))
 
 
@@ -200,6 +200,10 @@ def _acceptable(status: TcbStatus, evaluation: Evaluation, terms: Terms) -> bool
     if not bounded or evaluation.date is None or policy.platform_grace is None:
         return True
     return terms.time - evaluation.date <= policy.platform_grace
+
+
+def _advisories(advisories: tuple[str, ...]) -> list[str]:
+    return [f"subject to {', '.join(advisories)}"] if advisories else []
 
 
 def _accepted(terms: Terms) -> str:

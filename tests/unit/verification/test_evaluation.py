@@ -7,7 +7,7 @@ import pytest
 
 from tdxstack.verification.evaluation import Evaluation, converge, evaluate, match_level
 from tdxstack.verification.sgx_extension import SgxExtension
-from tdxstack.verification.shortfalls import Update, module_part
+from tdxstack.verification.shortfalls import Update, described, module_part
 from tdxstack.verification.tcb_info import IsvLevel, TcbInfo, TcbStatus
 
 S = TcbStatus
@@ -222,22 +222,26 @@ OLDER = level("OutOfDate", date="2024-02-02", advisoryIDs=["P-1"])
 
 def test_shortfalls_name_what_is_short_by_how_much_since_when_and_what_to_update() -> None:
     result = evaluate(info(BEST, OLDER), PCK, GOOD_QE, svn(4))
-    assert [str(shortfall) for shortfall in result.shortfalls[:3]] == [
-        "SGX component 15 (BIOS / Early Microcode Update) is 5, needs 7 since the TCB of 2025-02-02: "
-        "update microcode or BIOS",
-        "SGX component 16 (OS/VMM / SEAMLDR ACM) is 5, needs 7 since the TCB of 2025-02-02: "
-        "update SEAM loader",
-        "TDX component 3 is 3, needs 4 since the TCB of 2025-02-02: update microcode or BIOS",
-    ]
-    assert [str(shortfall) for shortfall in result.shortfalls[2 + 14 :]] == [
-        "PCESVN is 10, needs 11 since the TCB of 2025-02-02: update PCE",
-        "TDX module 1.5 (TDX_01) (ISVSVN) is 4, needs 6 since the TCB of 2024-06-01: update TDX module",
-    ]
+    update, loader, pce, module_update = described(result.shortfalls)
+    assert update.startswith(
+        "update microcode or BIOS, as asked for since the TCB of 2025-02-02: "
+        "SGX component 15 (BIOS / Early Microcode Update) is 5, needs 7; TDX component 3 is 3, needs 4; "
+    )
+    assert loader == (
+        "update SEAM loader, as asked for since the TCB of 2025-02-02: "
+        "SGX component 16 (OS/VMM / SEAMLDR ACM) is 5, needs 7"
+    )
+    assert pce == "update PCE, as asked for since the TCB of 2025-02-02: PCESVN is 10, needs 11"
+    assert module_update == (
+        "update TDX module, as asked for since the TCB of 2024-06-01: "
+        "ISVSVN of the TDX module 1.5 (TDX_01) is 4, needs 6"
+    )
+    assert len(result.shortfalls) == 2 + 14 + 1 + 1
     module = result.shortfalls[-1]
     assert [shortfall.advisories for shortfall in result.shortfalls[-2:]] == [("P-1",), ("M-4",)]
     assert module.to_json() == {
-        "part": "TDX module 1.5 (TDX_01)",
-        "name": "ISVSVN",
+        "part": "ISVSVN of the TDX module 1.5 (TDX_01)",
+        "name": "",
         "have": 4,
         "need": 6,
         "update": "TDX module",
