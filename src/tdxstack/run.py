@@ -8,6 +8,7 @@ import selectors
 import shlex
 import signal
 import subprocess
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -125,6 +126,47 @@ def stream(
         raise failure(words, process.returncode, "\n".join(tail), hint=f"see {log}")
 
 
+class Conversation:
+    """A program that answers, one line for each line that it is given; see `converse`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], words: Sequence[str], errors: IO[bytes]) -> None:
+        self._process = process
+        self._words = words
+        self._errors = errors
+
+    def ask(self, line: str, answer: str) -> str:
+        """Send a line; return what comes back behind the word `answer`, passing over other lines.
+
+        Raises `CommandError` where the program ends instead.
+        """
+        assert self._process.stdin and self._process.stdout
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+        for raw in self._process.stdout:
+            word, _, rest = raw.decode(errors="replace").strip().partition(" ")
+            if word == answer:
+                return rest
+        self._errors.seek(0)
+        raise failure(self._words, self._process.wait(), self._errors.read().decode(errors="replace"))
+
+
+@contextlib.contextmanager
+def converse(argv: Argv, *, timeout: float) -> Iterator[Conversation]:
+    """Run a program for as long as the block lasts, at most `timeout` seconds, and talk to it by lines.
+
+    Raises `UnavailableError` where it is missing. The whole process group dies with the block.
+    """
+    words = tuple(os.fspath(word) for word in argv)
+    pipe = subprocess.PIPE
+    with (
+        tempfile.TemporaryFile() as errors,
+        _group(words, cwd=None, env=None, stdin=pipe, stdout=pipe, stderr=errors) as process,
+        _kill_at(process, time.monotonic() + timeout),
+    ):
+        yield Conversation(process, words, errors)
+
+
 def start(
     argv: Argv,
     *,
@@ -219,7 +261,7 @@ def _group(
     env: Mapping[str, str] | None,
     stdin: int,
     stdout: int,
-    stderr: int,
+    stderr: int | IO[bytes],
     pass_fds: Sequence[int] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A child in its own process group, which is ended when the block is left in any way."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tdxstack.errors import CommandError, UnavailableError
-from tdxstack.run import command_line, run, start, stream
+from tdxstack.run import command_line, converse, run, start, stream
 
 PYTHON = sys.executable
 
@@ -97,3 +97,27 @@ def _assert_gone(pid: int) -> None:
         assert time.monotonic() < deadline, f"process {pid} is still there"
         time.sleep(0.02)
         os.sched_yield()
+
+
+def test_converses_by_lines_and_ends_the_program() -> None:
+    script = "import sys\nfor line in sys.stdin: print('noise'); print('OK', line.strip()[::-1], flush=True)"
+    with converse([sys.executable, "-c", script], timeout=20) as conversation:
+        assert conversation.ask("abc", "OK") == "cba"
+        assert conversation.ask("12", "OK") == "21"
+
+
+def test_a_program_that_ends_in_a_conversation_is_an_error() -> None:
+    script = "import sys; print('no such machine', file=sys.stderr); sys.exit(1)"
+    with (
+        pytest.raises(CommandError, match="exit code 1: no such machine"),
+        converse([sys.executable, "-c", script], timeout=20) as conversation,
+    ):
+        conversation.ask("x", "OK")
+
+
+def test_a_conversation_has_an_end() -> None:
+    with (
+        pytest.raises(CommandError, match="ended by signal"),
+        converse([sys.executable, "-c", "import time; time.sleep(60)"], timeout=0.3) as conversation,
+    ):
+        conversation.ask("x", "OK")

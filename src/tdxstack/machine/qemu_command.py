@@ -45,7 +45,8 @@ def build_qemu_command(spec: MachineSpec, files: MachineFiles) -> list[str]:
         *_direct_kernel(spec.direct_kernel),
         "-blockdev", _json(driver="qcow2", node_name="disk0", discard="unmap", cache={"no-flush": True},
                            file={"driver": "file", "filename": str(files.disk)}),
-        "-device", "virtio-blk-pci,drive=disk0,bootindex=0",
+        # QEMU gives a kernel of its own the first place in the boot order.
+        "-device", f"virtio-blk-pci,drive=disk0,bootindex={1 if spec.direct_kernel else 0}",
         "-netdev", "user,id=net0,hostfwd=tcp:127.0.0.1:0-:22",
         "-device", "virtio-net-pci,netdev=net0,romfile=",
         "-device", "virtio-rng-pci",

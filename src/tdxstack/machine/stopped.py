@@ -1,0 +1,142 @@
+"""A machine's command line read back, and made into one that only shows what the machine is.
+
+What QEMU tells a guest of its hardware (ACPI tables, SMBIOS, boot order) depends on the QEMU binary and on
+nearly every option. So it is asked of that binary, started with the machine's own options: stopped, with an
+empty disk and a console that nobody reads, and talked to by QEMU's test protocol.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tdxstack.errors import MalformedError
+
+TD_OBJECTS = ("tdx-guest", "tdx-tcg-guest")
+
+_DROPPED = {"-name", "-qmp", "-fw_cfg", "-no-reboot", "-S"}
+_WITHOUT_VALUE = {"-nodefaults", "-no-user-config", "-no-reboot", "-S"}
+_NULL_DISK_SIZE = 1 << 30
+_MEMORY, _NUMBER = re.compile(r"(\d{1,9})M"), re.compile(r"\d{1,4}")
+_CHARDEV_ID = re.compile(r"\bid=[^,]*")
+
+HINT = "predict machines that tdx started"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What of a machine's command line its measurements depend on."""
+
+    argv: tuple[str, ...]
+    firmware: Path
+    memory_mib: int
+    vcpus: int
+    disk: Path | None
+    kernel: Path | None
+    initrd: Path | None
+    command_line: str
+
+    @classmethod
+    def parse(cls, argv: Sequence[str]) -> Launch:
+        """Read a command line that `build_qemu_command` made. Raises `MalformedError` for another."""
+        values = dict(reversed(_options(argv)))
+        memory = _MEMORY.fullmatch(values.get("-m", ""))
+        vcpus = _NUMBER.fullmatch(values.get("-smp", ""))
+        if memory is None or vcpus is None or "-bios" not in values:
+            raise _bad("gives no memory in MiB, number of CPUs or firmware")
+        return cls(
+            argv=tuple(argv),
+            firmware=Path(values["-bios"]),
+            memory_mib=int(memory[1]),
+            vcpus=int(vcpus[0]),
+            disk=_disk(values["-blockdev"]) if "-blockdev" in values else None,
+            kernel=_path(values.get("-kernel")),
+            initrd=_path(values.get("-initrd")),
+            command_line=values.get("-append", ""),
+        )
+
+    def stopped_command(self, *, confidential: bool) -> list[str]:
+        """The command that starts the same hardware, stopped, with the test protocol on its standard streams.
+
+        `confidential`: with the TD's own object, for which the accelerator must be able to run TDs. Without
+        it, the machine has what QEMU gives a TD's: no SMM and no PIC; but the CPU is not that of a TD.
+        """
+        words = [self.argv[0]]
+        for option, value in _options(self.argv):
+            words += _stopped_option(option, value, confidential)
+        return [*words, "-S", "-qtest", "stdio", "-qtest-log", "/dev/null"]
+
+
+def _disk(blockdev: str) -> Path:
+    member = _json(blockdev).get("file")
+    filename = member.get("filename") if isinstance(member, dict) else None
+    if not isinstance(filename, str):
+        raise _bad(f"has a disk in another form: {blockdev[:200]}")
+    return Path(filename)
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise _bad(f"has an option in another form: {text[:200]}")
+    return document
+
+
+def _bad(problem: str) -> MalformedError:
+    return MalformedError(f"QEMU's command line {problem}", hint=HINT)
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text is not None else None
+
+
+def _options(argv: Sequence[str]) -> list[tuple[str, str]]:
+    """(option, value) of each option behind the program; "" for options without a value."""
+    found = []
+    at = 1
+    while at < len(argv):
+        option = argv[at]
+        if not option.startswith("-") or (option not in _WITHOUT_VALUE and at + 1 == len(argv)):
+            raise _bad(f"has {option!r} in the place of an option")
+        if option in _WITHOUT_VALUE:
+            found.append((option, ""))
+            at += 1
+        else:
+            found.append((option, argv[at + 1]))
+            at += 2
+    return found
+
+
+def _stopped_option(option: str, value: str, confidential: bool) -> list[str]:
+    if option in _DROPPED:
+        return []
+    if option in _WITHOUT_VALUE:
+        return [option]
+    if option == "-object":
+        made = _json(value)
+        if made.get("qom-type") not in TD_OBJECTS or not confidential:
+            return []
+        return [option, json.dumps({name: made.get(name) for name in ("qom-type", "id")})]
+    if option == "-blockdev":
+        node = _json(value).get("node-name")
+        return [option, json.dumps({"driver": "null-co", "node-name": node, "size": _NULL_DISK_SIZE})]
+    if option == "-chardev":
+        return [option, "null," + "".join(_CHARDEV_ID.findall(value)[:1])]
+    if option == "-netdev":
+        return [option, re.sub(r",hostfwd=[^,]*", "", value)]
+    if confidential:
+        return [option, value]
+    if option == "-machine":
+        return [option, "q35,smm=off,pic=off"]
+    if option == "-accel":
+        return [option, "tcg"]
+    if option == "-cpu":
+        return [option, "max"]
+    return [option, value]
