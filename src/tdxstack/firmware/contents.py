@@ -30,6 +30,7 @@ from tdxstack.measurement.smbios import FirmwareStrings
 ACPI_PLATFORM = UUID("17985e6f-e778-4d94-aefa-c5dd2b77e186")
 BDS = UUID("6d33944a-ec75-4855-a54d-809c75241f6c")
 BOOT_MENU = UUID("eec25bdc-67f2-4d95-b1d5-f81b2039d11d")
+FAT = UUID("961578fe-b6b7-44c3-af35-6bc705cd2b1f")
 KERNEL_LOADER = UUID("806040ca-dad9-4978-a3b4-2d2ab0c8a48f")
 SECURE_BOOT_CONFIG = UUID("f0e6a44f-7195-41c3-ac64-54f202cd0a21")
 SMBIOS_MEASUREMENT = UUID("d27fed59-abb4-4fed-bead-2a878c7e4a7e")
@@ -38,6 +39,7 @@ TD_MEASUREMENT = UUID("f062221e-c607-44c2-b0b4-c3886331d351")
 UI_APP = UUID("462caa21-7614-4503-836e-8ab6f4662331")
 UNNAMED_MENU = "Boot Manager Menu"
 
+BEFORE_EXIT_EVENT = UUID("8be0e274-3970-4b44-80c5-1ab9502f3bfc")
 SETUP_SUPPORT = b"opt/org.tianocore/FirmwareSetupSupport"
 NAMED_BLOBS = b"etc/boot/"
 INITRD_FIRST = b"initrd=initrd "
@@ -155,6 +157,7 @@ def _profile(files: Mapping[UUID, File], strings: FirmwareStrings | None) -> tup
         setup_option=SETUP_SUPPORT in bds,
         initrd_first=INITRD_FIRST in bds,
         named_kernel=NAMED_BLOBS in _code(files, KERNEL_LOADER),
+        fat_flush=BEFORE_EXIT_EVENT.bytes_le in _code(files, FAT),
     )
     named = _named_release(strings)
     if named is not None:

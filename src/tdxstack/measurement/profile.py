@@ -17,6 +17,7 @@ class Shown:
     smbios: the SMBIOS table is measured (cd76265f1a).
     setup_option: UiApp is a boot option of its own, besides the boot manager's menu (d433b4c8e4).
     initrd_first: "initrd=initrd" stands before the command line of a direct kernel, not behind (a2ac0fea49).
+    fat_flush: FAT volumes are flushed when boot services end, so that the first attempt fails (12c5ded287).
     named_kernel: a kernel that fw_cfg names etc/boot/kernel is taken as it is (20df7c42bd).
     """
 
@@ -26,6 +27,7 @@ class Shown:
     setup_option: bool = False
     initrd_first: bool = False
     named_kernel: bool = False
+    fat_flush: bool = False
 
     def __le__(self, other: Shown) -> bool:
         """Whether `other` shows everything that this does."""
@@ -65,6 +67,7 @@ PROFILES = (
     Profile(_tag("202411"), _BEFORE_202502),
     Profile(_tag("202502"), _202502),
     Profile(_tag("202505"), _202505),
-    *(Profile(_tag(release), _202508) for release in ("202508", "202511", "202602", "202605", "202608")),
+    *(Profile(_tag(release), _202508) for release in ("202508", "202511", "202602", "202605")),
+    Profile(_tag("202608"), replace(_202508, fat_flush=True)),
 )
 """Oldest first."""

@@ -20,6 +20,7 @@ SMBIOS_PLATFORM = "4110465d-5ff3-4f4b-b580-24ed0d06747a"
 SMBIOS_MEASUREMENT = "d27fed59-abb4-4fed-bead-2a878c7e4a7e"
 SECURE_BOOT_CONFIG = "f0e6a44f-7195-41c3-ac64-54f202cd0a21"
 TD_MEASUREMENT = "f062221e-c607-44c2-b0b4-c3886331d351"
+FAT = "961578fe-b6b7-44c3-af35-6bc705cd2b1f"
 ACPI_PLATFORM = "17985e6f-e778-4d94-aefa-c5dd2b77e186"
 
 GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
@@ -102,6 +103,7 @@ def dxe_files(version: str = "2026.08+ds-2") -> list[bytes]:
         file(SMBIOS_MEASUREMENT, label="SmbiosMeasurementDxe"),
         file(SECURE_BOOT_CONFIG, label="SecureBootConfigDxe"),
         file(TD_MEASUREMENT, label="TdTcg2Dxe"),
+        file(FAT, label="Fat", code=UUID("8be0e274-3970-4b44-80c5-1ab9502f3bfc").bytes_le),
         file(ACPI_PLATFORM, label="QemuFwCfgAcpiPlatform", code=b"ACPI DATA\0"),
     ]
 

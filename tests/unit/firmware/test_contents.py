@@ -28,7 +28,9 @@ def opened(files: list[bytes] | None = None, variables: list[bytes] | None = Non
 def test_a_current_image_is_taken_for_what_it_says() -> None:
     contents = opened()
     assert contents.profile == Profile("edk2-stable202608", contents.profile.shown)
-    assert contents.profile.shown == Shown(acpi=True, smbios=True, setup_option=True, initrd_first=True)
+    assert contents.profile.shown == Shown(
+        acpi=True, smbios=True, setup_option=True, initrd_first=True, fat_flush=True
+    )
     assert contents.profile_exact
     assert contents.strings == FirmwareStrings("Example EDK II", "2026.08+ds-2", "09/26/2026")
     assert contents.problems == []
