@@ -37,6 +37,7 @@ COMMANDS = {
         "tdxstack.cli.collateral:collateral",
         "Fetch, show and convert what verifying a quote needs besides it.",
     ),
+    "predict": ("tdxstack.cli.predict:predict", "Predict what a TD will measure, before it boots."),
     "compare": ("tdxstack.cli.compare:compare", "Say why two measurements differ."),
     "serve": ("tdxstack.cli.serve:serve", "Run the services of the stack."),
 }

@@ -1,0 +1,1 @@
+"""What a machine will measure, worked out from what it is made of."""

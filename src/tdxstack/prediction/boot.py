@@ -1,0 +1,79 @@
+"""A whole prediction: firmware, boot loader and kernel of one machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tdxstack.abi import event_log
+from tdxstack.errors import MalformedError, UnavailableError
+from tdxstack.firmware.contents import Contents, open_contents
+from tdxstack.machine.stopped import Launch
+from tdxstack.measurement.expected import PREDICTED_REGISTERS, ExpectedEvent, Prediction, unknown
+from tdxstack.measurement.firmware_boot import ready_to_boot_events, start_events
+from tdxstack.measurement.loader_boot import (
+    direct_load_options,
+    exit_events,
+    kernel_version,
+    program_event,
+    stub_events,
+)
+from tdxstack.measurement.mrtd import mrtd
+from tdxstack.measurement.pe import Image
+from tdxstack.prediction.disk_boot import disk_events
+from tdxstack.prediction.firmware import firmware_inputs
+from tdxstack.prediction.hardware import Hardware
+from tdxstack.prediction.keys import Keys
+
+KERNEL = "the kernel from QEMU"
+
+
+def predict(launch: Launch, firmware: bytes, machine: Hardware, disk: Path | None) -> Prediction:
+    """Every event of a boot, and the registers that they make.
+
+    `firmware` is the content of the machine's firmware file, `disk` the image that it boots from.
+    What cannot be known is in the prediction with the reason. Raises `MalformedError` for a firmware that
+    no TD can start with, `UnavailableError` where a file is missing.
+    """
+    contents = open_contents(firmware)
+    inputs = firmware_inputs(contents, launch, machine)
+    before, ready = start_events(inputs), ready_to_boot_events(inputs)
+    if launch.kernel is None:
+        events = [*before, *ready, *disk_events(disk, contents)]
+    else:
+        program, after = _direct_kernel(launch, launch.kernel, contents, machine)
+        events = [*before, *program, *ready, *after]
+    return Prediction(tuple(events), mrtd(firmware))
+
+
+def _direct_kernel(
+    launch: Launch, path: Path, contents: Contents, machine: Hardware
+) -> tuple[list[ExpectedEvent], list[ExpectedEvent]]:
+    """The events of loading a kernel that QEMU hands over, and those of running it."""
+    file = _read(path)
+    as_it_is = machine.named_kernel and contents.profile.shown.named_kernel
+    # The first part is taken from QEMU, which may write into the kernel's header.
+    kernel = file if as_it_is else machine.kernel_setup + file[len(machine.kernel_setup) :]
+    initrd = _read(launch.initrd) if launch.initrd else b""
+    options = direct_load_options(contents.profile, launch.command_line, initrd=bool(initrd))
+    if kernel_version(file) is None:
+        return [], _unknown(path, f"{path} is no Linux kernel (bzImage) that states its version")
+    try:
+        image = Image.parse(kernel)
+        program = [*Keys(contents).firmware_lets(image, KERNEL), program_event(image, KERNEL, str(path))]
+    except MalformedError as error:
+        return [], _unknown(path, error.message)
+    return program, [*stub_events(file, options, initrd, terminated=True), *exit_events(retried=False)]
+
+
+def _unknown(path: Path, reason: str) -> list[ExpectedEvent]:
+    kind, meaning = event_log.EV_EFI_BOOT_SERVICES_APPLICATION, "what the kernel does"
+    return [unknown(register, kind, meaning, str(path), reason) for register in PREDICTED_REGISTERS]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnavailableError(
+            f"{path} cannot be read: {error.strerror}", hint="the machine needs it to start"
+        ) from None

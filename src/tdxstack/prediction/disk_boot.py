@@ -1,0 +1,139 @@
+"""The part of a prediction that a disk decides: boot loader, its configuration, kernel and initrd."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from tdxstack.abi import event_log
+from tdxstack.errors import MalformedError
+from tdxstack.firmware.contents import Contents
+from tdxstack.measurement.expected import PREDICTED_REGISTERS, ExpectedEvent, unknown
+from tdxstack.measurement.loader_boot import exit_events, partitions_event, program_event, stub_events
+from tdxstack.measurement.pe import Image
+from tdxstack.measurement.shim import Shim, shim_events
+from tdxstack.prediction.ext4 import Ext4
+from tdxstack.prediction.fat import Fat
+from tdxstack.prediction.grub_config import GrubBoot, follow
+from tdxstack.prediction.keys import Keys, mok_list
+from tdxstack.prediction.partitions import Partition, read_partitions
+from tdxstack.prediction.qcow2 import Disk, open_disk
+
+LOADER, SECOND_STAGE, FALLBACK = "EFI/BOOT/BOOTX64.EFI", "EFI/BOOT/grubx64.efi", "EFI/BOOT/fbx64.efi"
+GRUB_MODULES = "mods"
+GRUB_MEASURES, GRUB_ASKS_FOR_TPM = b"grub_cmd: ", b"tpm2%s present"
+LINUX_SECTION = ".linux"
+
+_GRUB_PREFIX = re.compile(rb"/EFI/[A-Za-z0-9_-]{1,32}(?=\0)")
+
+SOURCE = "disk image"
+FOLLOWED = "boot through shim and GRUB, or give the kernel to QEMU"
+
+
+def disk_events(disk: Path | None, contents: Contents) -> list[ExpectedEvent]:
+    """The events from the first program of a disk to the kernel's first instruction.
+
+    What cannot be known is one event for each register that it concerns, with the reason.
+    Raises `UnavailableError` where the disk image is missing.
+    """
+    found: list[ExpectedEvent] = []
+    if disk is None:
+        return _unknown("the machine has no disk and no kernel of its own")
+    try:
+        with open_disk(disk) as opened:
+            found.extend(_DiskBoot(opened, contents).events())
+    except MalformedError as error:
+        found += _unknown(error.message)
+    return found
+
+
+def _unknown(reason: str) -> list[ExpectedEvent]:
+    return [
+        unknown(
+            register, event_log.EV_EFI_BOOT_SERVICES_APPLICATION, "what the boot loader does", SOURCE, reason
+        )
+        for register in PREDICTED_REGISTERS
+    ]
+
+
+class _DiskBoot:
+    """One disk, followed from its EFI system partition."""
+
+    def __init__(self, disk: Disk, contents: Contents) -> None:
+        self._table = read_partitions(disk)
+        self._esp = Fat(disk, self._table.esp.start)
+        self._disk = disk
+        self._keys = Keys(contents)
+        self._retried = contents.profile.shown.fat_flush
+
+    def events(self) -> Iterator[ExpectedEvent]:
+        loader = self._image(LOADER)
+        yield from self._keys.firmware_lets(loader, LOADER)
+        yield partitions_event(self._table.measured)
+        yield program_event(loader, LOADER, SOURCE)
+        shim = Shim.parse(loader)
+        if shim is None:
+            raise _not_followed(loader, LOADER)
+        yield from shim_events(shim, mok_list(shim), secure_boot=self._keys.enforced)
+        if self._esp.read(FALLBACK) is not None:
+            raise MalformedError(f"{FALLBACK} makes boot options and starts them", hint="remove it")
+        grub = self._image(SECOND_STAGE)
+        yield from self._keys.shim_lets(grub, SECOND_STAGE, shim)
+        yield program_event(grub, SECOND_STAGE, SOURCE)
+        boot = self._grub(grub)
+        if self._keys.enforced:
+            # Without Secure Boot, GRUB loads the kernel by itself: nobody measures it.
+            kernel = Image.parse(boot.kernel)
+            yield from self._keys.shim_lets(kernel, boot.kernel_path, shim)
+            yield program_event(kernel, boot.kernel_path, SOURCE)
+        yield from stub_events(boot.kernel, boot.command_line, boot.initrd, terminated=False)
+        yield from exit_events(retried=self._retried)
+
+    def _image(self, path: str) -> Image:
+        data = self._esp.read(path)
+        if data is None:
+            raise MalformedError(f"the EFI system partition has no file {path}", hint="install a boot loader")
+        return Image.parse(data)
+
+    def _grub(self, grub: Image) -> GrubBoot:
+        if grub.section(GRUB_MODULES) is None:
+            raise _not_followed(grub, SECOND_STAGE)
+        if GRUB_MEASURES in grub.data and GRUB_ASKS_FOR_TPM not in grub.data:
+            raise MalformedError(
+                "this GRUB measures its commands although there is no TPM, which is not followed",
+                hint="use GRUB 2.12 or newer",
+            )
+        prefixes = {match.group().decode() for match in _GRUB_PREFIX.finditer(grub.data)}
+        paths = [
+            path for prefix in sorted(prefixes) if self._esp.read(path := f"{prefix}/grub.cfg") is not None
+        ]
+        if len(paths) != 1:
+            raise MalformedError(
+                f"the EFI system partition has {len(paths)} configurations of GRUB where it looks for one",
+                hint="see which directory the signed GRUB was built for",
+            )
+        by_uuid = {
+            str(system.uuid): system
+            for part in self._table.partitions
+            if (system := self._ext4(part)) is not None
+        }
+        return follow(self._esp, paths[0], by_uuid)
+
+    def _ext4(self, partition: Partition) -> Ext4 | None:
+        if partition == self._table.esp:
+            return None
+        try:
+            return Ext4(self._disk, partition.start)
+        except MalformedError:
+            return None  # of another kind; the search for it by name will say so
+
+
+def _not_followed(image: Image, name: str) -> MalformedError:
+    if image.section(LINUX_SECTION) is not None:
+        return MalformedError(
+            f"{name} is a unified kernel image, which is not followed", hint="boot it by GRUB"
+        )
+    return MalformedError(
+        f"{name} is a boot loader that is not known, neither shim nor GRUB", hint="use shim and GRUB"
+    )

@@ -1,0 +1,138 @@
+"""Files on a FAT file system, read in place. Names are compared without regard to case.
+
+Sources: Microsoft FAT specification, as in the UEFI specification 2.11, section 13.3. All integers are
+little-endian.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tdxstack.errors import MalformedError
+from tdxstack.prediction.qcow2 import Disk
+
+ENTRY_SIZE = 32
+ATTRIBUTE_LONG_NAME, ATTRIBUTE_VOLUME, ATTRIBUTE_DIRECTORY = 0x0F, 0x08, 0x10
+DELETED, END = 0xE5, 0x00
+FAT12_CLUSTERS, FAT16_CLUSTERS = 4085, 65525
+MAX_FILE = 1 << 30
+MAX_DIRECTORY = 4 << 20
+
+HINT = "check it with fsck.vfat"
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    name: str
+    directory: bool
+    cluster: int
+    size: int
+
+
+class Fat:
+    """A FAT12, FAT16 or FAT32 file system that starts at a byte of a disk. Raises `MalformedError`."""
+
+    def __init__(self, disk: Disk, start: int) -> None:
+        self._disk = disk
+        self._start = start
+        boot = disk.read(start, 512)
+        sector, self._cluster_sectors = _integer(boot[11:13]), boot[13]
+        if sector not in (512, 1024, 2048, 4096) or not self._cluster_sectors or boot[510:] != b"\x55\xaa":
+            raise _bad("it holds no FAT file system")
+        reserved, copies, root_entries = _integer(boot[14:16]), boot[16], _integer(boot[17:19])
+        sectors = _integer(boot[19:21]) or _integer(boot[32:36])
+        fat_sectors = _integer(boot[22:24]) or _integer(boot[36:40])
+        self._cluster_size = sector * self._cluster_sectors
+        self._fat_start = reserved * sector
+        self._root_start = self._fat_start + copies * fat_sectors * sector
+        self._root_size = root_entries * ENTRY_SIZE
+        self._data_start = self._root_start + -(-self._root_size // sector) * sector
+        clusters = (sectors * sector - self._data_start) // self._cluster_size
+        if clusters <= 0:
+            raise _bad("its sizes contradict each other")
+        self._clusters = clusters
+        self._bits = 12 if clusters < FAT12_CLUSTERS else 16 if clusters < FAT16_CLUSTERS else 32
+        self._root_cluster = _integer(boot[44:48]) if self._bits == 32 else 0
+        self._fat = self._read(self._fat_start, fat_sectors * sector)
+
+    def read(self, path: str) -> bytes | None:
+        """The content of a file, its path with "/" between names; None where there is none."""
+        entry = self._find(path)
+        if entry is None or entry.directory:
+            return None
+        if entry.size > MAX_FILE:
+            raise _bad(f"{path} claims {entry.size} bytes")
+        data = self._chain(entry.cluster, entry.size)
+        if len(data) < entry.size:
+            raise _bad(f"{path} has {len(data)} bytes of {entry.size}")
+        return data[: entry.size]
+
+    def _find(self, path: str) -> _Entry | None:
+        found = _Entry("", True, self._root_cluster, 0)
+        for word in path.strip("/").split("/"):
+            if not found.directory:
+                return None
+            wanted = word.lower()
+            matches = (entry for entry in self._entries(found.cluster) if entry.name.lower() == wanted)
+            entry = next(matches, None)
+            if entry is None:
+                return None
+            found = entry
+        return found
+
+    def _entries(self, cluster: int) -> Iterator[_Entry]:
+        if cluster:
+            data = self._chain(cluster, MAX_DIRECTORY)
+        else:
+            data = self._read(self._root_start, self._root_size)
+        long_name = ""
+        for at in range(0, len(data) - ENTRY_SIZE + 1, ENTRY_SIZE):
+            raw = data[at : at + ENTRY_SIZE]
+            if raw[0] == END:
+                return
+            if raw[0] == DELETED:
+                long_name = ""
+            elif raw[11] == ATTRIBUTE_LONG_NAME:
+                part = (raw[1:11] + raw[14:26] + raw[28:32]).decode("utf-16-le", "replace")
+                long_name = part.partition("\0")[0] + long_name
+            else:
+                if not raw[11] & ATTRIBUTE_VOLUME:
+                    first = _integer(raw[26:28]) | (_integer(raw[20:22]) << 16 if self._bits == 32 else 0)
+                    directory = bool(raw[11] & ATTRIBUTE_DIRECTORY)
+                    yield _Entry(long_name or _short_name(raw), directory, first, _integer(raw[28:32]))
+                long_name = ""
+
+    def _chain(self, cluster: int, limit: int) -> bytes:
+        """The content of a chain of clusters, at most `limit` bytes and the rest of a cluster."""
+        parts = []
+        for _ in range(-(-limit // self._cluster_size)):
+            if not 2 <= cluster < self._clusters + 2:
+                break
+            offset = self._data_start + (cluster - 2) * self._cluster_size
+            parts.append(self._read(offset, self._cluster_size))
+            cluster = self._next(cluster)
+        return b"".join(parts)
+
+    def _next(self, cluster: int) -> int:
+        if self._bits == 12:
+            pair = _integer(self._fat[cluster * 3 // 2 : cluster * 3 // 2 + 2])
+            return pair >> 4 if cluster & 1 else pair & 0xFFF
+        width = self._bits // 8
+        return _integer(self._fat[cluster * width : (cluster + 1) * width]) & 0x0FFFFFFF
+
+    def _read(self, offset: int, size: int) -> bytes:
+        return self._disk.read(self._start + offset, size)
+
+
+def _short_name(raw: bytes) -> str:
+    name, extension = (part.decode("latin-1").rstrip(" ") for part in (raw[:8], raw[8:11]))
+    return f"{name}.{extension}" if extension else name
+
+
+def _integer(data: bytes) -> int:
+    return int.from_bytes(data, "little")
+
+
+def _bad(problem: str) -> MalformedError:
+    return MalformedError(f"EFI system partition: {problem}", hint=HINT)

@@ -1,0 +1,99 @@
+"""The part of a prediction that firmware and hardware alone decide."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from tdxstack.abi.td_hob import build
+from tdxstack.errors import MalformedError
+from tdxstack.firmware.contents import Contents
+from tdxstack.machine.stopped import Launch
+from tdxstack.measurement import smbios
+from tdxstack.measurement.boot_options import boot_variables
+from tdxstack.measurement.firmware_boot import FirmwareInputs
+from tdxstack.prediction.hardware import ACPI_TABLES, BOOT_ORDER, RSDP, SMBIOS_TABLES, TABLE_LOADER, Hardware
+
+MEASURED_ITEMS = (
+    "etc/extra-pci-roots",
+    "BootMenu",
+    "etc/boot-menu-wait",
+    "etc/reserved-memory-end",
+    "opt/ovmf/X-PciMmio64Mb",
+    BOOT_ORDER,
+)
+"""In the order of edk2's OvmfPkg/Library/QemuFwCfgLib/QemuFwCfgCacheInit.c."""
+
+VIRTIO = 0x1AF4
+VIRTIO_BLOCK = (0x1001, 0x1042)
+"""Device ids of a virtio disk, transitional and modern."""
+
+_DISK_PATH = re.compile(r"/pci@i0cf8/[^/@]+@([0-9a-f]+)(?:,([0-9a-f]+))?/disk@0,0")
+
+UNKNOWN_CPU = (
+    "the SMBIOS table names the CPU that the TD has, and this host cannot start a TD of that kind to ask QEMU"
+)
+NO_STRINGS = "the firmware's vendor, version and date were not found in it"
+
+
+def firmware_inputs(contents: Contents, launch: Launch, machine: Hardware) -> FirmwareInputs:
+    """What the firmware will measure of itself and of its machine.
+
+    Raises `MalformedError` for a firmware that no TD can start with.
+    """
+    if contents.metadata is None or contents.problems:
+        raise MalformedError(
+            f"no TD can start with {launch.firmware}: {'; '.join(contents.problems)}",
+            hint="take a firmware built for TDX, such as OVMF.inteltdx*.fd",
+        )
+    profile = contents.profile
+    items = {**machine.files, "BootMenu": machine.boot_menu}
+    table, table_reason = _smbios(contents, machine)
+    variables, variables_reason = _boot_variables(contents, launch, machine)
+    acpi = (TABLE_LOADER, RSDP, ACPI_TABLES) if profile.shown.acpi else ()
+    measured = MEASURED_ITEMS if profile.shown.fw_cfg else ()
+    return FirmwareInputs(
+        profile=profile,
+        td_hob=build(contents.metadata, launch.memory_mib << 20).measured(),
+        configuration=contents.configuration,
+        fw_cfg=[(name, items[name]) for name in measured if name in items],
+        policy=contents.policy,
+        acpi=[(name, machine.files[name]) for name in acpi],
+        smbios=table,
+        smbios_reason=table_reason,
+        boot_variables=variables,
+        boot_variables_reason=variables_reason,
+    )
+
+
+def _smbios(contents: Contents, machine: Hardware) -> tuple[bytes | None, str]:
+    if not machine.td_cpu:
+        return None, UNKNOWN_CPU
+    if contents.strings is None:
+        return None, NO_STRINGS
+    return smbios.measured(smbios.published(machine.files[SMBIOS_TABLES], contents.strings)), ""
+
+
+def _boot_variables(
+    contents: Contents, launch: Launch, machine: Hardware
+) -> tuple[Sequence[tuple[str, bytes]] | None, str]:
+    """The boot variables, or None and why they are not known."""
+    disks: list[tuple[int, int]] = []
+    if launch.kernel is None:
+        order = machine.files.get(BOOT_ORDER, b"").rstrip(b"\0").decode("latin-1").split("\n")
+        for path in order:
+            place = _DISK_PATH.fullmatch(path)
+            if place is None:
+                return (
+                    None,
+                    f"boot options for the device {path!r} are not modelled, only those of virtio disks",
+                )
+            disks.append((int(place[1], 16), int(place[2] or "0", 16)))
+        block = {
+            (one.device, one.function)
+            for one in machine.functions
+            if one.vendor_id == VIRTIO and one.device_id in VIRTIO_BLOCK
+        }
+        if not set(disks) <= block:
+            return None, "a device in QEMU's boot order is no virtio disk"
+    return boot_variables(contents.menu, contents.setup, disks), ""

@@ -1,0 +1,160 @@
+"""Disk images, read in place: qcow2 and raw, with the images that they are overlays of.
+
+Source: QEMU docs/interop/qcow2.rst. Integers of qcow2 are big-endian.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from tdxstack.errors import MalformedError, UnavailableError
+
+MAGIC = b"QFI\xfb"
+HEADER_SIZE = 104
+MIN_CLUSTER_BITS, MAX_CLUSTER_BITS = 9, 21
+OFFSET_MASK = 0x00FFFFFFFFFFFE00
+COMPRESSED, ZERO = 1 << 62, 1
+DIRTY_AND_CORRUPT = 0x3
+"""Incompatible features that only say how the image was closed; any other changes how it is read."""
+MAX_CHAIN = 8
+MAX_L1 = 1 << 20
+
+HINT = "give a disk image in the format qcow2 (not encrypted, compressed with zlib at most) or raw"
+
+
+class Disk(Protocol):
+    """Something with bytes at offsets."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`; zeros behind the end."""
+
+
+@contextlib.contextmanager
+def open_disk(path: Path) -> Iterator[Disk]:
+    """A disk image for as long as the block lasts, read-only.
+
+    Raises `UnavailableError` where a file is missing, `MalformedError` for an image of another form.
+    """
+    with contextlib.ExitStack() as stack:
+        yield _open(path, stack, MAX_CHAIN)
+
+
+def _open(path: Path, stack: contextlib.ExitStack, depth: int) -> Disk:
+    if not depth:
+        raise _bad(path, f"it is an overlay of more than {MAX_CHAIN} images")
+    try:
+        file = stack.enter_context(path.open("rb"))
+    except OSError as error:
+        raise UnavailableError(
+            f"disk image {path} cannot be read: {error.strerror}", hint="name an existing disk image"
+        ) from None
+    header = file.read(HEADER_SIZE)
+    if header[:4] != MAGIC:
+        return Raw(file)
+    return Qcow2(path, file, header, _backing(path, file, header, stack, depth))
+
+
+def _backing(
+    path: Path, file: BinaryIO, header: bytes, stack: contextlib.ExitStack, depth: int
+) -> Disk | None:
+    offset, size = int.from_bytes(header[8:16], "big"), int.from_bytes(header[16:20], "big")
+    if not offset:
+        return None
+    file.seek(offset)
+    name = file.read(min(size, 4096)).decode("utf-8", "surrogateescape")
+    if not name or "\0" in name or name.startswith(("json:", "nbd:")):
+        raise _bad(path, f"it is an overlay of {name[:80]!r}, which is no file")
+    return _open(path.parent / name, stack, depth - 1)
+
+
+class Raw:
+    """A file that is the disk."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size = file.seek(0, 2)
+
+    def read(self, offset: int, size: int) -> bytes:
+        self._file.seek(offset)
+        return self._file.read(size).ljust(size, b"\0")
+
+
+class Qcow2:
+    """An image of clusters, each of its own, of the image below, or zeros."""
+
+    def __init__(self, path: Path, file: BinaryIO, header: bytes, backing: Disk | None) -> None:
+        self._path = path
+        self._file = file
+        self._backing = backing
+        version, bits = int.from_bytes(header[4:8], "big"), int.from_bytes(header[20:24], "big")
+        if version not in (2, 3) or not MIN_CLUSTER_BITS <= bits <= MAX_CLUSTER_BITS:
+            raise _bad(path, f"it has version {version} and clusters of 2^{bits} bytes")
+        features = int.from_bytes(header[72:80], "big") if version == 3 else 0
+        if features & ~DIRTY_AND_CORRUPT or any(header[32:36]):
+            raise _bad(path, f"it is encrypted or uses features 0x{features:x} that are not read")
+        self.size = int.from_bytes(header[24:32], "big")
+        self._bits = bits
+        entries = int.from_bytes(header[36:40], "big")
+        if entries > MAX_L1:
+            raise _bad(path, f"its first table has {entries} entries")
+        file.seek(int.from_bytes(header[40:48], "big"))
+        table = file.read(8 * entries)
+        self._l1 = [int.from_bytes(table[at : at + 8], "big") & OFFSET_MASK for at in range(0, len(table), 8)]
+        self._l2 = lru_cache(64)(self._read_l2)
+
+    def read(self, offset: int, size: int) -> bytes:
+        parts = []
+        while size > 0:
+            within = offset & ((1 << self._bits) - 1)
+            length = min(size, (1 << self._bits) - within)
+            parts.append(self._cluster_part(offset >> self._bits, within, length))
+            offset, size = offset + length, size - length
+        return b"".join(parts)
+
+    def _cluster_part(self, number: int, within: int, length: int) -> bytes:
+        per_table = 1 << (self._bits - 3)
+        index, table_offset = number % per_table, 0
+        if number // per_table < len(self._l1):
+            table_offset = self._l1[number // per_table]
+        entry = 0
+        if table_offset:
+            entry = int.from_bytes(self._l2(table_offset)[8 * index : 8 * index + 8], "big")
+        if entry & COMPRESSED:
+            return self._uncompressed(entry)[within : within + length]
+        if entry & ZERO:
+            return bytes(length)
+        if entry & OFFSET_MASK:
+            self._file.seek((entry & OFFSET_MASK) + within)
+            return self._file.read(length).ljust(length, b"\0")
+        if self._backing is None:
+            return bytes(length)
+        return self._backing.read((number << self._bits) + within, length)
+
+    def _uncompressed(self, entry: int) -> bytes:
+        shift = 62 - (self._bits - 8)
+        offset = entry & ((1 << shift) - 1)
+        sectors = (entry & (COMPRESSED - 1)) >> shift
+        self._file.seek(offset)
+        data = self._file.read((sectors + 1) * 512 - (offset & 511))
+        try:
+            cluster = zlib.decompressobj(-12).decompress(data, 1 << self._bits)
+        except zlib.error:
+            raise _bad(self._path, f"the compressed cluster at byte {offset} is damaged") from None
+        return cluster.ljust(1 << self._bits, b"\0")
+
+    def _read_l2(self, offset: int) -> bytes:
+        self._file.seek(offset)
+        return self._file.read(1 << self._bits)
+
+
+def _bad(path: Path, problem: str) -> MalformedError:
+    return MalformedError(f"disk image {path}: {problem}", hint=HINT)

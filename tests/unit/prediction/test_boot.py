@@ -1,0 +1,177 @@
+"""Whole predictions, of machines made of synthetic parts."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tdxstack.errors import MalformedError
+from tdxstack.machine.stopped import Launch
+from tdxstack.measurement.expected import Prediction
+from tdxstack.prediction.boot import predict
+from tdxstack.prediction.hardware import Hardware, PciFunction
+from tests.unit.firmware import firmware_images, test_signatures
+from tests.unit.measurement import pe_images
+from tests.unit.measurement.test_shim import REVOKED, shim_program
+from tests.unit.prediction import disks
+
+END_OF_SMBIOS = b"\x7f\x04\x00\x7f\0\0"
+HARDWARE = Hardware(
+    files={
+        "etc/table-loader": b"loader",
+        "etc/acpi/rsdp": b"rsdp",
+        "etc/acpi/tables": b"tables",
+        "etc/smbios/smbios-tables": END_OF_SMBIOS,
+        "bootorder": b"/pci@i0cf8/scsi@1/disk@0,0\0",
+    },
+    boot_menu=b"\0\0",
+    kernel_setup=b"",
+    named_kernel=False,
+    functions=(PciFunction(1, 0, 0x1AF4, 0x1042),),
+    td_cpu=True,
+)
+GRUB = pe_images.program({".text": b"\0/EFI/test\0grub_cmd: \0tpm2%s present\n\0", "mods": b"modules"})
+CONFIG = f"search --fs-uuid --set=root {disks.ROOT_UUID}\nlinux /vmlinuz quiet\ninitrd /initrd\nboot\n"
+
+
+def kernel(version: str = "6.12.0-test", *signatures: bytes) -> bytes:
+    """A bzImage that is a PE program, as kernels with an EFI stub are."""
+    made = bytearray(pe_images.program({".text": bytes(1024)}, signatures=signatures))
+    made[0x202:0x206] = b"HdrS"
+    made[0x20E:0x210] = struct.pack("<H", 0x1F0)
+    made[0x3F0 : 0x3F0 + len(version) + 1] = version.encode() + b"\0"
+    return bytes(made)
+
+
+def launch(*options: str) -> Launch:
+    return Launch.parse(["qemu", "-m", "1024M", "-smp", "1", "-bios", "firmware.fd", *options])
+
+
+def disk(tmp_path: Path, esp: disks.Tree | None = None) -> Path:
+    boot: disks.Tree = {"BOOTX64.EFI": shim_program(), "grubx64.efi": GRUB}
+    whole: disks.Tree = {"EFI": {"BOOT": boot, "test": {"grub.cfg": CONFIG.encode()}}}
+    path = tmp_path / "disk.raw"
+    path.write_bytes(disks.disk(whole if esp is None else esp, {"vmlinuz": kernel(), "initrd": b"initrd"}))
+    return path
+
+
+def of_disk(path: Path | None, firmware: bytes | None = None, machine: Hardware = HARDWARE) -> Prediction:
+    return predict(launch(), firmware or firmware_images.firmware(), machine, path)
+
+
+def digests(prediction: Prediction, register: str) -> list[bytes | None]:
+    return [event.digest for event in prediction.events if event.register == register]
+
+
+def sha384(data: bytes) -> bytes:
+    return hashlib.sha384(data).digest()
+
+
+def test_a_disk_through_shim_and_grub(tmp_path: Path) -> None:
+    prediction = of_disk(disk(tmp_path))
+    assert prediction.unpredicted == ()
+    assert digests(prediction, "rtmr1") == [
+        sha384(b"Calling EFI Application from Boot Option"),
+        sha384(bytes(4)),
+        sha384(disks.gpt()[512:604] + (2).to_bytes(8, "little") + disks.gpt()[1024:1280]),
+        pe_images.digest(shim_program()),
+        pe_images.digest(GRUB),
+        sha384(b"Exit Boot Services Returned with Failure"),
+        sha384(b"Exit Boot Services Invocation"),
+        sha384(b"Exit Boot Services Returned with Success"),
+    ]
+    assert digests(prediction, "rtmr2")[1:] == [
+        sha384(REVOKED),
+        sha384(b"\1"),
+        sha384("BOOT_IMAGE=/vmlinuz quiet".encode("utf-16-le")),
+        sha384(b"initrd"),
+    ]
+
+
+def test_a_kernel_from_qemu(tmp_path: Path) -> None:
+    (tmp_path / "vmlinuz").write_bytes(kernel())
+    (tmp_path / "initrd").write_bytes(b"initrd")
+    options = ["-kernel", str(tmp_path / "vmlinuz"), "-initrd", str(tmp_path / "initrd"), "-append", "quiet"]
+    prediction = predict(launch(*options), firmware_images.firmware(), HARDWARE, None)
+    assert digests(prediction, "rtmr1") == [
+        pe_images.digest(kernel()),
+        sha384(b"Calling EFI Application from Boot Option"),
+        sha384(bytes(4)),
+        sha384(b"Exit Boot Services Invocation"),
+        sha384(b"Exit Boot Services Returned with Success"),
+    ]
+    assert digests(prediction, "rtmr2") == [
+        sha384("initrd=initrd quiet\0".encode("utf-16-le")),
+        sha384(b"initrd"),
+    ]
+
+
+def test_a_header_that_qemu_has_written_into_is_measured_so(tmp_path: Path) -> None:
+    (tmp_path / "vmlinuz").write_bytes(kernel())
+    machine = replace(HARDWARE, kernel_setup=b"MZ" + bytes(0x3A) + kernel()[0x3C:0x400])
+    prediction = predict(
+        launch("-kernel", str(tmp_path / "vmlinuz")), firmware_images.firmware(), machine, None
+    )
+    expected = machine.kernel_setup + kernel()[0x400:]
+    assert digests(prediction, "rtmr1")[0] == pe_images.digest(expected)
+    assert pe_images.digest(expected) != pe_images.digest(kernel())
+
+
+def test_kernels_before_6_9_measure_nothing(tmp_path: Path) -> None:
+    (tmp_path / "vmlinuz").write_bytes(kernel("6.8.0"))
+    options = ["-kernel", str(tmp_path / "vmlinuz"), "-append", "quiet"]
+    prediction = predict(launch(*options), firmware_images.firmware(), HARDWARE, None)
+    assert prediction.registers["rtmr2"] == bytes(48)
+
+
+def test_secure_boot_names_the_keys(tmp_path: Path) -> None:
+    trusted = test_signatures.database(test_signatures.ROOT)
+    stored = [
+        firmware_images.variable("PK", b"key"),
+        firmware_images.variable("db", trusted, vendor="d719b2cb-3d3a-4596-a3bc-dad00e67656f"),
+    ]
+    prediction = of_disk(disk(tmp_path), firmware_images.firmware(variables=stored))
+    assert all("no key in the firmware's db verifies" in event.reason for event in prediction.unpredicted)
+    assert prediction.registers["rtmr0"] is None
+
+
+@pytest.mark.parametrize(
+    ("esp", "problem"),
+    [
+        ({}, "no file EFI/BOOT/BOOTX64.EFI"),
+        ({"EFI": {"BOOT": {"BOOTX64.EFI": b"text"}}}, "PE image"),
+        ({"EFI": {"BOOT": {"BOOTX64.EFI": pe_images.program({".linux": b"k"})}}}, "unified kernel image"),
+        ({"EFI": {"BOOT": {"BOOTX64.EFI": pe_images.program({".text": b"k"})}}}, "neither shim nor GRUB"),
+        ({"EFI": {"BOOT": {"BOOTX64.EFI": shim_program()}}}, "no file EFI/BOOT/grubx64.efi"),
+        (
+            {"EFI": {"BOOT": {"BOOTX64.EFI": shim_program(), "fbx64.efi": b"x"}}},
+            "makes boot options",
+        ),
+        ({"EFI": {"BOOT": {"BOOTX64.EFI": shim_program(), "grubx64.efi": GRUB}}}, "has 0 configurations"),
+    ],
+)
+def test_what_a_disk_keeps_from_knowing_is_named(tmp_path: Path, esp: disks.Tree, problem: str) -> None:
+    prediction = of_disk(disk(tmp_path, esp))
+    assert {event.register for event in prediction.unpredicted} == {"rtmr0", "rtmr1", "rtmr2"}
+    assert all(problem in event.reason for event in prediction.unpredicted)
+    assert prediction.registers["mrtd"] is not None
+
+
+def test_other_machines_are_named() -> None:
+    no_disk = of_disk(None)
+    assert "has no disk" in no_disk.unpredicted[0].reason
+    nvme = replace(HARDWARE, files={**HARDWARE.files, "bootorder": b"/pci@i0cf8/nvme@1\0"})
+    assert "boot options for the device" in of_disk(None, machine=nvme).unpredicted[0].reason
+    other = replace(HARDWARE, functions=())
+    assert "no virtio disk" in of_disk(None, machine=other).unpredicted[0].reason
+    elsewhere = replace(HARDWARE, td_cpu=False)
+    assert "names the CPU" in of_disk(None, machine=elsewhere).unpredicted[0].reason
+
+
+def test_a_firmware_that_starts_no_td_is_refused() -> None:
+    with pytest.raises(MalformedError, match="no TD can start with"):
+        of_disk(None, firmware_images.firmware(metadata=False))

@@ -1,0 +1,156 @@
+"""Disk images, partition tables and file systems, against disks packed by struct."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tdxstack.errors import MalformedError, UnavailableError
+from tdxstack.prediction.ext4 import Ext4
+from tdxstack.prediction.fat import Fat
+from tdxstack.prediction.partitions import read_partitions
+from tdxstack.prediction.qcow2 import open_disk
+from tests.unit.prediction import disks as made
+
+LONG = random.Random(1).randbytes(5000)
+FILES: made.Tree = {
+    "EFI": {"BOOT": {"BOOTX64.EFI": LONG, "a long file name.cfg": b"text"}},
+    "empty": b"",
+}
+ROOT: made.Tree = {
+    "boot": {"vmlinuz-1": LONG, "vmlinuz": b"->vmlinuz-1", "up": b"->/boot/./../boot/vmlinuz"},
+    "vmlinuz": b"->boot/vmlinuz",
+    "loop": b"->loop",
+    "empty": b"",
+}
+
+
+def test_fat_files_are_found_without_regard_to_case() -> None:
+    found = Fat(made.Memory(bytes(512) + made.fat(FILES)), 512)
+    assert found.read("EFI/BOOT/BOOTX64.EFI") == LONG
+    assert found.read("/efi/boot/A long FILE name.cfg") == b"text"
+    assert found.read("empty") == b""
+    for absent in ("EFI", "EFI/x", "empty/x", ""):
+        assert found.read(absent) is None
+
+
+def test_a_chain_that_is_shorter_than_its_file_is_named() -> None:
+    image = bytearray(made.fat({"file": LONG}))
+    root = 512 * 41
+    at = image.index(struct.pack("<I", len(LONG)), root)
+    image[at : at + 4] = struct.pack("<I", 100000)
+    with pytest.raises(MalformedError, match="file has 5120 bytes of 100000"):
+        Fat(made.Memory(bytes(image)), 0).read("file")
+
+
+def test_ext4_files_are_found_through_links() -> None:
+    found = Ext4(made.Memory(bytes(4096) + made.ext4(ROOT)), 4096)
+    for path in ("/boot/vmlinuz-1", "/boot/vmlinuz", "/vmlinuz", "/boot/up", "//boot/../vmlinuz"):
+        assert found.read(path) == LONG
+    assert found.read("/empty") == b""
+    for absent in ("/boot", "/boot/x", "/empty/x"):
+        assert found.read(absent) is None
+    assert found.uuid == made.ROOT_UUID
+
+
+def test_ext4_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(MalformedError, match="symbolic links"):
+        Ext4(made.Memory(made.ext4(ROOT)), 0).read("/loop")
+    with pytest.raises(MalformedError, match="uses features 0x10000"):
+        Ext4(made.Memory(made.ext4(ROOT, features=0x10042)), 0)
+    with pytest.raises(MalformedError, match="no ext4"):
+        Ext4(made.Memory(b"LUKS\xba\xbe" + bytes(4096)), 0)
+
+
+def test_partitions() -> None:
+    table = read_partitions(made.Memory(made.disk({}, {})))
+    assert [(one.number, one.start, one.size) for one in table.partitions] == [
+        (1, made.ESP_START, made.ESP_SIZE),
+        (2, made.ROOT_START, made.ROOT_SIZE),
+    ]
+    assert table.esp.number == 1
+    assert table.measured[:92] == made.gpt()[512:604]
+    assert table.measured[92:100] == (2).to_bytes(8, "little")
+    assert table.measured[100:] == made.gpt()[1024:1280]
+
+
+@pytest.mark.parametrize(
+    ("at", "problem"),
+    [(512, "no GUID partition table"), (530, "header is wrong"), (1100, "entries is wrong")],
+)
+def test_a_damaged_partition_table_is_named(at: int, problem: str) -> None:
+    data = bytearray(made.gpt())
+    data[at] ^= 1
+    with pytest.raises(MalformedError, match=problem):
+        read_partitions(made.Memory(bytes(data)))
+
+
+def test_a_disk_without_an_esp_says_so() -> None:
+    table = read_partitions(made.Memory(made.gpt(esp_type=made.LINUX_TYPE)))
+    with pytest.raises(MalformedError, match="no EFI system partition"):
+        _ = table.esp
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_qcow2(tmp_path: Path, compressed: bool) -> None:
+    content = bytes(70000) + LONG + bytes(200000) + b"end"
+    path = tmp_path / "disk.qcow2"
+    path.write_bytes(made.qcow2(content, compressed=compressed))
+    with open_disk(path) as disk:
+        assert disk.size == len(content)
+        assert disk.read(0, len(content)) == content
+        assert disk.read(70000, 10) == LONG[:10]
+        assert disk.read(len(content), 10) == bytes(10)
+
+
+def test_an_overlay_shows_what_lies_below(tmp_path: Path) -> None:
+    below = bytes(65536) + LONG + bytes(60536) + b"below"
+    (tmp_path / "base.raw").write_bytes(below)
+    above = b"above".ljust(len(below), b"\0")
+    (tmp_path / "top.qcow2").write_bytes(made.qcow2(above, backing=Path("base.raw")))
+    with open_disk(tmp_path / "top.qcow2") as disk:
+        assert disk.read(0, 5) == b"above"
+        assert disk.read(65536, 65536 + 5) == below[65536:]
+
+
+def test_images_that_are_not_read_are_named(tmp_path: Path) -> None:
+    for name, data, problem in (
+        ("feature", made.qcow2(bytes(10), features=4), "features 0x4"),
+        ("loop", made.qcow2(bytes(10), backing=Path("loop")), "more than 8 images"),
+        ("version", b"QFI\xfb" + bytes(100), "version 0"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(MalformedError, match=problem), open_disk(tmp_path / name):
+            pass
+    with pytest.raises(UnavailableError, match="cannot be read"), open_disk(tmp_path / "absent"):
+        pass
+
+
+def _try_fat(data: bytes) -> None:
+    Fat(made.Memory(data), 0).read("EFI/BOOT/BOOTX64.EFI")
+
+
+def _try_ext4(data: bytes) -> None:
+    Ext4(made.Memory(data), 0).read("/vmlinuz")
+
+
+@pytest.mark.parametrize(
+    ("attempt", "image", "span"),
+    [(_try_fat, made.fat(FILES), 23000), (_try_ext4, made.ext4(ROOT), 60000)],
+)
+@given(st.data())
+def test_damaged_file_systems_are_read_or_refused(
+    attempt: Callable[[bytes], None], image: bytes, span: int, data: st.DataObject
+) -> None:
+    broken = bytearray(image)
+    for _ in range(data.draw(st.integers(1, 8))):
+        broken[data.draw(st.integers(0, span))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(MalformedError):
+        attempt(bytes(broken))
