@@ -1,7 +1,7 @@
 """Verification of a quote, against dcap-qvl, a native verifier, and against the signatures that it takes.
 
-The groups compare in one run: a verifier that has seen collateral and PCK chain, at the same time and at
-another one each time, with two verifications of a signature on P-256; one that has seen nothing with dcap-qvl.
+The groups compare in one run: a verifier that has seen collateral and PCK chain, at one time and at
+another one each time, with two verifications of a P-256 signature; one that has seen nothing with dcap-qvl.
 """
 
 from __future__ import annotations
