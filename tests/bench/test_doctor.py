@@ -13,11 +13,8 @@ from typing import Any
 
 import pytest
 
-from tdxstack.host.chain import CHAIN
 from tdxstack.host.check import Circumstances
-from tdxstack.host.diagnosis import diagnose
-from tdxstack.host.recording import Recorder
-from tdxstack.host.report import Recording, bundle
+from tdxstack.host.report import collect
 from tests.unit.host.worlds import NOW, good_emr
 
 GROUP = "tdx doctor"
@@ -26,9 +23,7 @@ TDX = [sys.executable, "-m", "tdxstack"]
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> Path:
-    recorder = Recorder(good_emr())
-    diagnose(recorder, Circumstances(NOW), CHAIN)
-    bundle(Recording(recorder.answers, NOW, network=False), {}, {}).write(tmp_path / "host.tar")
+    collect(good_emr(), Circumstances(NOW), ()).write(tmp_path / "host.tar")
     return tmp_path / "host.tar"
 
 

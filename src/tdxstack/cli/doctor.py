@@ -11,9 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tdxstack.cli import json_option, print_json
-from tdxstack.cli.edge import circumstances, real_host
-from tdxstack.cli.render import STYLES
-from tdxstack.host import report
+from tdxstack.cli.styles import STYLES
+from tdxstack.cli.this_host import circumstances, real_host
 from tdxstack.host.chain import CHAIN, check_named
 from tdxstack.host.check import Circumstances
 from tdxstack.host.diagnosis import Diagnosis, Result, diagnose
@@ -47,19 +46,24 @@ def doctor(network: bool, source: Path | None, everything: bool, explained: str,
     if explained:
         _explain(explained, as_json=as_json)
         return
-    around = circumstances(network=network)
-    taken: datetime | None = None
-    if source:
-        recording = report.read(source)
-        taken = recording.taken
-        around = Circumstances(taken, recording.network)
-    host = Recorder(recording.host if source else real_host())
+    around, host, taken = _of_report(source) if source else _of_this_machine(network)
     diagnosis = diagnose(host, around, CHAIN)
     if as_json:
         print_json(to_json(diagnosis, host, around, recorded=taken))
     else:
         _print(diagnosis, everything=everything)
     raise SystemExit(0 if diagnosis.ready else 1)
+
+
+def _of_this_machine(network: bool) -> tuple[Circumstances, Recorder, None]:
+    return circumstances(network=network), Recorder(real_host()), None
+
+
+def _of_report(path: Path) -> tuple[Circumstances, Recorder, datetime]:
+    from tdxstack.host.report import read  # takes long to import, and few need it
+
+    recording = read(path)
+    return recording.circumstances, recording.host, recording.circumstances.now
 
 
 def _explain(name: str, *, as_json: bool) -> None:
@@ -83,7 +87,7 @@ def _print(diagnosis: Diagnosis, *, everything: bool) -> None:
     shown = [result for result in diagnosis.results if everything or result.status not in QUIET]
     if shown:
         console.print()
-        console.print(_table(shown))
+        console.print(_table(shown, cause))
     numbers = ", ".join(
         f"{number} {name.replace('_', ' ')}" for name, number in counts(diagnosis.results).items()
     )
@@ -91,16 +95,18 @@ def _print(diagnosis: Diagnosis, *, everything: bool) -> None:
     console.print(f"\n{numbers}{hint}", highlight=False)
 
 
-def _table(results: list[Result]) -> Table:
+def _table(results: list[Result], first_cause: Result | None) -> Table:
     table = Table("CHECK", "STATUS", "FOUND", box=None, pad_edge=False)
     for result in results:
         style = STYLES[result.status]
-        table.add_row(result.id, f"[{style}]{result.status.value}[/]", _story(result))
+        table.add_row(
+            result.id, f"[{style}]{result.status.value}[/]", _story(result, fix=result is not first_cause)
+        )
     return table
 
 
-def _story(result: Result) -> Text:
-    """What was found, and what to do unless another check has to pass first."""
+def _story(result: Result, *, fix: bool) -> Text:
+    """What was found, and what to do (`fix`) unless another check has to pass first."""
     finding = result.finding
     if result.status in QUIET:
         return Text(printable(finding.found or finding.cause), style="dim")
@@ -110,5 +116,5 @@ def _story(result: Result) -> Text:
         )
     if result.implied_by:
         return Text(f"not seen, but {result.implied_by} shows that it is in order", style="dim")
-    parts = [finding.found, finding.cause, f"fix: {finding.fix}" if finding.fix else ""]
+    parts = [finding.found, finding.cause, f"fix: {finding.fix}" if fix and finding.fix else ""]
     return Text(printable("; ".join(part for part in parts if part)))

@@ -12,12 +12,10 @@ from typing import Any, TypeVar
 import click
 
 from tdxstack.cli.sudo import become_invoking_user
-from tdxstack.emulator.locate import locate
 from tdxstack.errors import UnavailableError
 from tdxstack.files import Directories
 from tdxstack.firmware.find import directories as firmware_directories
-from tdxstack.host.check import Circumstances
-from tdxstack.host_access import SYSTEM_PATH, RealHost
+from tdxstack.host_access import RealHost
 from tdxstack.run import Report
 from tdxstack.toolbox import host_packages
 from tdxstack.workflows.workshop import Surroundings
@@ -43,25 +41,6 @@ def surroundings() -> Surroundings:
         firmware_places=firmware_directories(os.environ, Path.home()),
         clock=now,
     )
-
-
-def real_host() -> RealHost:
-    """The machine that the command runs on; its programs are the user's first, then the administrator's."""
-    return RealHost(f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
-
-
-def circumstances(*, network: bool) -> Circumstances:
-    """What a diagnosis of this machine depends on; the emulator is that of the user who called sudo."""
-    caller = int(os.environ.get("SUDO_UID", "0")) if os.geteuid() == 0 else 0
-    places = Directories.of_user({}, caller) if caller else directories()
-    emulator = locate(places.cache)
-    return Circumstances(now(), network, emulator.version if emulator else "")
-
-
-def machine_names() -> tuple[str, ...]:
-    """The names that this machine has for itself."""
-    name = os.uname().nodename
-    return (name, name.split(".")[0])
 
 
 def now() -> datetime:

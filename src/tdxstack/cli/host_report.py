@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
 from tdxstack.cli import json_option, print_json
-from tdxstack.cli.edge import circumstances, machine_names, real_host
 from tdxstack.cli.sudo import become_invoking_user
+from tdxstack.cli.this_host import circumstances, machine_names, real_host
 from tdxstack.errors import UnavailableError, UsageError
-from tdxstack.host.chain import CHAIN
-from tdxstack.host.diagnosis import diagnose
-from tdxstack.host.recording import Recorder
-from tdxstack.host.report import Bundle, Recording, bundle, clean_recording
-from tdxstack.host.summary import headline, to_json
+from tdxstack.host.report import Report, collect
+from tdxstack.terminal import printable
 
 
 @click.command()
@@ -40,16 +36,10 @@ def report(output: Path | None, network: bool, yes: bool, dry_run: bool, as_json
     """
     if not dry_run:
         _refuse(output)
-    around = circumstances(network=network)
-    recorder = Recorder(real_host())
-    diagnose(recorder, around, CHAIN)
+    made = collect(real_host(), circumstances(network=network), machine_names())
     become_invoking_user()
-    recording, removed = clean_recording(Recording(recorder.answers, around.now, network), machine_names())
-    cleaned = recording.host
-    diagnosis = diagnose(cleaned, around, CHAIN)
-    made = bundle(recording, to_json(diagnosis, cleaned, around, recorded=around.now), removed)
     if not as_json:
-        _list(headline(diagnosis), recording.answers, made)
+        _list(made)
     if not dry_run and output:
         if not yes and not as_json and sys.stdin.isatty() and not click.confirm(f"Write {output}?", err=True):
             raise UnavailableError("nothing was written", hint="give --yes, or answer y")
@@ -58,8 +48,9 @@ def report(output: Path | None, network: bool, yes: bool, dry_run: bool, as_json
         print_json(
             {
                 "file": None if dry_run or not output else str(output),
+                "diagnosis": made.diagnosis["diagnosis"],
                 "contents": {name: len(data) for name, data in made.contents.items()},
-                "answers": sorted(recording.answers),
+                "answers": sorted(made.recording.answers),
                 "removed": made.removed,
             }
         )
@@ -77,10 +68,11 @@ def _refuse(output: Path | None) -> None:
         raise UsageError(f"{output.absolute().parent} is no directory", hint="make it first")
 
 
-def _list(diagnosis: str, answers: Mapping[str, object], made: Bundle) -> None:
-    click.echo(f"diagnosis: {diagnosis}\n\nanswers of this host ({len(answers)}):")
+def _list(made: Report) -> None:
+    answers = made.recording.answers
+    click.echo(f"diagnosis: {made.diagnosis['diagnosis']}\n\nanswers of this host ({len(answers)}):")
     for question in sorted(answers):
-        click.echo(f"  {question}")
+        click.echo(f"  {printable(question)}")
     click.echo("\nfiles:")
     for name, data in made.contents.items():
         click.echo(f"  {name:<14} {len(data)} bytes")

@@ -8,18 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tdxstack.cli.styles import STYLES
 from tdxstack.terminal import printable
 from tdxstack.verification.advice import advice
 from tdxstack.verification.boot import Register
 from tdxstack.verification.result import ACCEPTED, Check, Status
 
-STYLES = {
-    Status.OK: "green",
-    Status.FAIL: "bold red",
-    Status.WARNING: "yellow",
-    Status.NOT_APPLICABLE: "dim",
-    Status.UNKNOWN: "bold yellow",
-}
 DIGEST_SHOWN = 16
 """Hex digits of a digest that a table shows; --json has them all."""
 

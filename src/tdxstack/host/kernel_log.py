@@ -62,6 +62,14 @@ def key_range(log: KernelLog) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
+def key_range_of(host: Host) -> tuple[int, int] | None:
+    """The same of a host; None also where its log may not be read."""
+    try:
+        return key_range(host.kernel_log())
+    except HostError:
+        return None
+
+
 def module_version(log: KernelLog) -> ModuleVersion | None:
     """The version that the module gave at its start."""
     if found := _first(_VERSION, log):

@@ -13,14 +13,17 @@ from typing import Any, Final
 
 from tdxstack import __version__, files
 from tdxstack.errors import MalformedError, UnavailableError
-from tdxstack.host.diagnosis import SCHEMA
-from tdxstack.host.recording import Answers, RecordedHost
+from tdxstack.host.chain import CHAIN
+from tdxstack.host.check import Circumstances
+from tdxstack.host.diagnosis import SCHEMA, diagnose
+from tdxstack.host.recording import Answers, RecordedHost, Recorder
 from tdxstack.host.redaction import Redactor
+from tdxstack.host.summary import to_json
+from tdxstack.host_access import Host
 
 ANSWERS: Final = "answers.json"
 DIAGNOSIS: Final = "doctor.json"
 README: Final = "README.txt"
-MEMBERS: Final = (README, DIAGNOSIS, ANSWERS)
 MAX_SIZE: Final = 64 << 20
 """Bytes of a bundle, and of each file in it, that are read."""
 
@@ -38,11 +41,10 @@ you send it to anybody all the same.
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What a bundle holds: the host's answers, when they were given, and whether the network was allowed."""
+    """A host's answers, and the circumstances in which they were given."""
 
     answers: Answers
-    taken: datetime
-    network: bool
+    circumstances: Circumstances
 
     @property
     def host(self) -> RecordedHost:
@@ -53,8 +55,9 @@ class Recording:
         return {
             "schema": SCHEMA,
             "tdxstack": __version__,
-            "taken": self.taken.isoformat(),
-            "network": self.network,
+            "taken": self.circumstances.now.isoformat(),
+            "network": self.circumstances.network,
+            "emulator": self.circumstances.emulator,
             "answers": self.answers,
         }
 
@@ -63,29 +66,40 @@ class Recording:
         """Read answers.json. Raises `MalformedError`."""
         try:
             document = json.loads(data)
-            schema, answers = document["schema"], document["answers"]
-            taken, network = datetime.fromisoformat(document["taken"]), document["network"]
+            schema, answers, network = document["schema"], document["answers"], document["network"]
+            taken, emulator = datetime.fromisoformat(document["taken"]), document["emulator"]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise _bad(f"its {ANSWERS} is not what tdx host report writes") from None
         if schema != SCHEMA:
             raise _bad(f"it has schema {str(schema)[:20]}, this version reads {SCHEMA}")
         whole = isinstance(answers, dict) and all(isinstance(answer, dict) for answer in answers.values())
-        if not whole or not isinstance(network, bool) or taken.tzinfo is None:
+        typed = isinstance(network, bool) and isinstance(emulator, str) and taken.tzinfo is not None
+        if not whole or not typed:
             raise _bad(f"its {ANSWERS} is not what tdx host report writes")
-        recording = cls(answers, taken, network)
+        recording = cls(answers, Circumstances(taken, network, emulator))
         recording.host.check()
         return recording
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
-    """The files of a report, by name, and how much was taken out of them, by kind."""
+class Report:
+    """A recording that may leave its machine, its diagnosis, and how much was taken out, by kind."""
 
-    contents: dict[str, bytes]
+    recording: Recording
+    diagnosis: dict[str, Any]
     removed: dict[str, int]
 
+    @property
+    def contents(self) -> dict[str, bytes]:
+        """The files of the report, by name."""
+        return {
+            README: _README.encode(),
+            DIAGNOSIS: _json(self.diagnosis),
+            ANSWERS: _json(self.recording.to_json()),
+        }
+
     def write(self, path: Path) -> None:
-        """Write the bundle as a tar archive that only its owner can read."""
+        """Write a tar archive that only its owner can read."""
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
             for name, data in self.contents.items():
@@ -95,23 +109,15 @@ class Bundle:
         files.write_atomically(path, buffer.getvalue(), mode=0o600)
 
 
-def clean_recording(recording: Recording, names: Sequence[str]) -> tuple[Recording, dict[str, int]]:
-    """The recording as it may leave the machine whose `names` are given, and how much was taken out."""
+def collect(host: Host, circumstances: Circumstances, names: Sequence[str]) -> Report:
+    """Ask `host` all that a diagnosis asks, and take out what may not leave it; `names` are its own."""
+    recorder = Recorder(host)
+    to_json(diagnose(recorder, circumstances, CHAIN), recorder, circumstances, recorded=None)
     redactor = Redactor(names)
-    answers = redactor.redact(recording.answers)
-    return Recording(answers, recording.taken, recording.network), dict(redactor.removed)
-
-
-def bundle(recording: Recording, diagnosis: dict[str, Any], removed: dict[str, int]) -> Bundle:
-    """The files of a report on a recording that is clean, and on what was made of it."""
-    return Bundle(
-        {
-            README: _README.encode(),
-            DIAGNOSIS: _json(diagnosis),
-            ANSWERS: _json(recording.to_json()),
-        },
-        removed,
-    )
+    clean = Recording(redactor.redact(recorder.answers), circumstances)
+    diagnosis = diagnose(clean.host, circumstances, CHAIN)
+    document = to_json(diagnosis, clean.host, circumstances, recorded=circumstances.now)
+    return Report(clean, document, dict(redactor.removed))
 
 
 def read(path: Path) -> Recording:

@@ -501,7 +501,7 @@ CASES: list[tuple[str, Change, Status, str]] = [
         FAIL,
         "fails to get",
     ),
-    ("registration.pck", command(worlds.JOURNAL, 0, ""), OK, ""),
+    ("registration.pck", command(worlds.JOURNAL, 0, "About to create QgsServer"), NOT_APPLICABLE, "no quote"),
     ("registration.pck", command(worlds.JOURNAL, 1, ""), UNKNOWN, "journal"),
     (
         "tuning.huge_pages",

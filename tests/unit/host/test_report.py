@@ -20,8 +20,10 @@ from tdxstack.host.checks.registration import MPA_LOG
 from tdxstack.host.diagnosis import Diagnosis, diagnose
 from tdxstack.host.recording import Recorder
 from tdxstack.host.redaction import Redactor
-from tdxstack.host.report import ANSWERS, MAX_SIZE, Recording, bundle, clean_recording, read
+from tdxstack.host.report import ANSWERS, MAX_SIZE, Recording, Report, collect, read
+from tdxstack.host.summary import to_json
 from tdxstack.host_access import ForbiddenError, KernelLog, Output, UnansweredError, WebAnswer
+from tdxstack.verification.result import Status
 from tests.scripted_host import ScriptedHost
 from tests.unit.host import worlds
 from tests.unit.host.worlds import ALL, NOW, World
@@ -33,26 +35,32 @@ def verdicts(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
     return [(result.id, result.status.value, result.because_of) for result in diagnosis.results]
 
 
-def record(host: ScriptedHost, *, network: bool = False) -> tuple[Recording, Diagnosis]:
-    recorder = Recorder(host)
-    diagnosis = diagnose(recorder, Circumstances(NOW, network), CHAIN)
-    return Recording(recorder.answers, NOW, network), diagnosis
+def report(host: ScriptedHost, *, network: bool = False) -> tuple[Report, Diagnosis]:
+    """A report on a host, and the diagnosis on the host itself."""
+    around = Circumstances(NOW, network, "10.0.13")
+    return collect(host, around, NAMES), diagnose(host, around, CHAIN)
+
+
+def again(recording: Recording) -> Diagnosis:
+    return diagnose(recording.host, recording.circumstances, CHAIN)
 
 
 @pytest.mark.parametrize("world", ALL, ids=lambda world: world.__name__)
 def test_a_report_gives_the_diagnosis_of_its_host(world: World, tmp_path: Path) -> None:
-    recording, here = record(world())
-    clean, removed = clean_recording(recording, NAMES)
-    bundle(clean, {}, removed).write(tmp_path / "report.tar")
-    again = read(tmp_path / "report.tar")
-    assert again == clean
-    there = diagnose(again.host, Circumstances(again.taken, again.network), CHAIN)
-    assert verdicts(there) == verdicts(here)
+    host = world()
+    made, here = report(host)
+    made.write(tmp_path / "report.tar")
+    recording = read(tmp_path / "report.tar")
+    assert recording == made.recording
+    assert verdicts(again(recording)) == verdicts(here)
+    there = to_json(again(recording), recording.host, recording.circumstances, recorded=None)
+    assert there == to_json(here, host, recording.circumstances, recorded=None)
+    assert there | {"recorded": NOW.isoformat()} == made.diagnosis
 
 
 def test_a_host_is_asked_each_question_once() -> None:
     host = worlds.good_emr()
-    record(host)
+    collect(host, Circumstances(NOW), ())
     assert len(host.asked) == len(set(host.asked))
 
 
@@ -61,10 +69,10 @@ def test_a_remote_pccs_keeps_its_answer_under_a_stand_in() -> None:
     host.files[QCNL_CONFIG] = b'{"pccs_url": "https://pccs.corp.example:8081/sgx/certification/v4/"}'
     answer = WebAnswer(200, {}, b"3082", trusted=True)
     host.pages["https://pccs.corp.example:8081/sgx/certification/v4/rootcacrl"] = answer
-    recording, here = record(host, network=True)
-    clean, _ = clean_recording(recording, ())
-    assert "corp.example" not in json.dumps(clean.to_json())
-    assert verdicts(diagnose(clean.host, Circumstances(NOW, network=True), CHAIN)) == verdicts(here)
+    made, here = report(host, network=True)
+    assert "corp.example" not in json.dumps(made.recording.to_json())
+    assert here.result("pccs.answer").status is Status.OK
+    assert verdicts(again(made.recording)) == verdicts(here)
 
 
 SECRETS = {
@@ -126,29 +134,29 @@ def leaky() -> ScriptedHost:
 
 
 def test_no_secret_reaches_a_report() -> None:
-    recording, here = record(leaky())
-    before = json.dumps(recording.to_json())
+    host = leaky()
+    recorder = Recorder(host)
+    diagnose(recorder, Circumstances(NOW), CHAIN)
+    before = json.dumps(recorder.answers)
     for name in ("a PPID", "an API key", "a person", "a kernel parameter", "the password of a proxy"):
         assert SECRETS[name] in before, name
-    clean, removed = clean_recording(recording, NAMES)
-    made = bundle(clean, {}, removed)
+    made, here = report(host)
     after = b"".join(made.contents.values()).decode().lower()
     assert [name for name, secret in SECRETS.items() if secret.lower() in after] == []
-    assert bytes(range(16)) not in clean.host.exchange(Path(worlds.QGS_SOCKET), b"", timeout=1)
-    assert removed["secrets"] >= 4
-    assert verdicts(diagnose(clean.host, Circumstances(NOW), CHAIN)) == verdicts(here)
+    assert bytes(range(16)) not in made.recording.host.exchange(Path(worlds.QGS_SOCKET), b"", timeout=1)
+    assert made.removed["secrets"] >= 4
+    assert verdicts(again(made.recording)) == verdicts(here)
 
 
 def test_what_is_no_secret_stays() -> None:
-    recording, _ = record(leaky())
-    after = json.dumps(clean_recording(recording, NAMES)[0].to_json())
+    after = json.dumps(report(leaky())[0].recording.to_json())
     for kept in (
         "private KeyID range [32, 64)",
         "Module version: 1.5.24",
         "https://localhost:8081/sgx/certification/v4/",
         "SgxRegistrationStatus-f236c5dc-a491-4bbe-bcdd-88885770df45",
         "CONFIG_INTEL_TDX_HOST=y",
-        "kvm_intel.tdx=1",
+        "nohibernate",
     ):
         assert kept in after, kept
     assert "eth0" not in after
@@ -198,8 +206,8 @@ def member(name: str, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
 
 
 def test_a_report_is_readable_by_its_owner_only_and_may_be_unpacked(tmp_path: Path) -> None:
-    recording, _ = record(worlds.amd())
-    made = bundle(recording, {}, {})
+    made, _ = report(worlds.amd())
+    recording = made.recording
     made.write(tmp_path / "report.tar")
     assert (tmp_path / "report.tar").stat().st_mode & 0o777 == 0o600
     with tarfile.open(tmp_path / "report.tar") as tar:
@@ -251,7 +259,7 @@ def test_hostile_archives_are_refused_without_unpacking(tmp_path: Path) -> None:
     ],
 )
 def test_answers_that_make_no_sense_are_refused(question: str, answer: dict[str, object]) -> None:
-    document = Recording({question: answer}, NOW, network=False).to_json()
+    document = Recording({question: answer}, Circumstances(NOW)).to_json()
     with pytest.raises(MalformedError, match=question.split()[0]):
         Recording.parse(json.dumps(document).encode())
 
@@ -274,24 +282,25 @@ def test_a_recording_is_read_or_refused(data: bytes) -> None:
         {"taken": "yesterday"},
         {"taken": "2026-01-01"},
         {"network": 1},
+        {"emulator": 1},
         {"answers": []},
         {"answers": {"msr 1": 1}},
     ],
 )
 def test_recordings_of_another_form_are_refused(change: dict[str, object]) -> None:
-    document = Recording({}, NOW, network=False).to_json() | change
+    document = Recording({}, Circumstances(NOW)).to_json() | change
     with pytest.raises(MalformedError):
         Recording.parse(json.dumps(document).encode())
 
 
 def test_what_was_not_asked_is_unanswered() -> None:
-    recording, _ = record(worlds.amd())
+    recording = report(worlds.amd())[0].recording
     with pytest.raises(UnansweredError, match="the recording does not tell"):
         recording.host.msr(0x87)
 
 
 def test_errors_come_back_as_they_were() -> None:
-    recording, _ = record(worlds.without_root())
+    recording = report(worlds.without_root())[0].recording
     with pytest.raises(ForbiddenError, match="may not be used") as caught:
         recording.host.msr(0x982)
     assert caught.value.hint == "sudo modprobe msr && sudo rdmsr -p 0 0x982"

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,15 @@ from tdxstack.abi.qgs import (
 )
 from tdxstack.abi.quote import Quote
 from tdxstack.errors import MalformedError, RejectedError, UnavailableError, UsageError
+from tdxstack.host.check import Circumstances
+from tdxstack.host.checks import qgs as qgs_checks
+from tdxstack.host_access import RealHost
 from tdxstack.quoting import client
 from tdxstack.quoting.enclave import QuotingEnclave
 from tdxstack.quoting.pki import Pki
 from tdxstack.quoting.qgs import Limits, listening
 from tdxstack.quoting.responder import Responder
+from tdxstack.verification.result import Status
 
 from .conftest import make_report
 
@@ -105,6 +110,14 @@ def still_serves(pki: Pki, path: Path) -> bool:
 
 
 # --- good clients
+
+
+def test_the_doctor_of_a_host_gets_an_answer(server: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qgs_checks, "QGS_SOCKET", server)
+    around = Circumstances(datetime(2026, 1, 1, tzinfo=UTC))
+    finding = qgs_checks.Answer().look(RealHost(), around)
+    assert (finding.status, finding.found[:10]) == (Status.OK, "TD QE SVN ")
+    assert qgs_checks.Socket().look(RealHost(), around).found.startswith("0600 ")
 
 
 def test_the_socket_is_for_the_owner_only(server: Path) -> None:

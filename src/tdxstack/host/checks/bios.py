@@ -7,7 +7,7 @@ Linux arch/x86/virt/vmx/tdx/tdx.c, the others as Canonical's check scripts and i
 from __future__ import annotations
 
 from tdxstack.host.check import BIOS_GUIDE, Check, Circumstances, Finding, Purpose
-from tdxstack.host.kernel_log import key_range
+from tdxstack.host.kernel_log import key_range_of
 from tdxstack.host_access import AbsentError, Host, HostError
 
 TME_CAPABILITY = 0x981
@@ -115,7 +115,7 @@ class KeySplit(_Bios):
         except AbsentError:
             private, found = 0, "there is no MSR 0x87"
         except HostError as unread:
-            keys = key_range(host.kernel_log())
+            keys = key_range_of(host)
             if keys is None:
                 raise unread from None
             private, found = keys[1] - keys[0], "the kernel's log"
