@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tdxstack.abi.quote import TdBody10, TdBody15, TdBody15Ex
 from tdxstack.verification.quote import QUOTE_CHECKS
 from tests.conformance import vectors
 from tests.conformance.sets import COS_113, SETS, Set, eval18
 from tests.conformance.vectors import CC_API, GO_EVENTLOG, GO_TDX_GUEST, GUEST_COMPONENTS, INTEL_QVL
+from tests.synthetic.certificates import pem, remade
 from tests.synthetic.evidence import NOW, Workshop
 from tests.unit.cli.verification_files import call
 
@@ -201,6 +205,31 @@ def test_without_collateral_nothing_is_fetched(capsys: Capsys, shop: Workshop, t
     done = call(capsys, "quote", "verify", files(shop, tmp_path)[0])
     assert done.code == 2
     assert "--fetch" in done.err
+
+
+def test_a_quote_makes_no_library_speak(capsys: Capsys, shop: Workshop, tmp_path: Path) -> None:
+    """The X.509 library warns of a negative serial number, naming our source files."""
+    der = shop.pck.public_bytes(Encoding.DER)
+    size = (shop.pck.serial_number.bit_length() + 8) // 8
+    number = shop.pck.serial_number.to_bytes(size, "big")
+    negative = der.replace(number, bytes((number[0] | 0x80,)) + number[1:])
+    text = base64.encodebytes(negative).decode()
+    leaf = f"-----BEGIN CERTIFICATE-----\n{text}-----END CERTIFICATE-----\n".encode()
+    arguments = files(shop, tmp_path, quote=shop.quote(chain=leaf + pem(shop.platform_ca, shop.root)))
+    with warnings.catch_warnings(record=True) as spoken:
+        warnings.simplefilter("always")
+        done = call(capsys, "quote", "verify", *arguments, "--allow", "emulated")
+    assert (done.code, spoken) == (1, [])
+
+
+def test_names_in_certificates_control_no_terminal(capsys: Capsys, shop: Workshop, tmp_path: Path) -> None:
+    name = "SGX PCK Certificate \x1b[31m\x1b]0;title\x07\x9b2J [bold]x[/bold] \u202e"
+    pck = remade(shop.pck, shop.platform_ca_key, name=name)
+    arguments = files(shop, tmp_path, quote=shop.quote(chain=pem(pck, shop.platform_ca, shop.root)))
+    done = call(capsys, "quote", "verify", *arguments, "--allow", "emulated")
+    assert done.code == 0
+    assert "[bold]x[/bold]" in done.out
+    assert not set("\x1b\x07\x9b\u202e") & set(done.out + done.err)
 
 
 def test_malformed_quotes_end_with_2(capsys: Capsys, shop: Workshop, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -99,6 +100,8 @@ def main(arguments: list[str] | None = None) -> None:
     program = os.environ.pop("TDX_PROGRAM", "tdx")
     if os.environ.get("TDX_DEBUG") == "1":
         sys.exit(tdx.main(words, prog_name=program, standalone_mode=False) or 0)
+    # What libraries warn of is for their users. Whoever writes a certificate could make them say it here.
+    warnings.simplefilter("ignore")
     try:
         sys.exit(tdx.main(words, prog_name=program, standalone_mode=False) or 0)
     except TdxError as error:
