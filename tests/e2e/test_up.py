@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tdxstack.abi.quote import Quote
 from tests.e2e.conftest import Recording, Tdx
 
 STATUSES = {"ok", "fail", "warning", "not_applicable", "unknown"}
@@ -161,6 +162,35 @@ def test_interrupt_leaves_no_machine(tdx: Tdx, recording: Recording, number: sig
     assert "interrupted" not in tdx.machines()
     assert not tdx.files("interrupted").exists()
     wait_for(lambda: not qemu_processes("tdx-interrupted"), seconds=10)
+
+
+def test_guest_side_says_where_the_quote_came_from(tdx: Tdx, recording: Recording) -> None:
+    document = json.loads(tdx.run("vm", "ssh", "recorded", "tdx-guest", "check").stdout)
+    assert {check["status"] for check in document["checks"]} == {"ok"}
+    words = ("vm", "ssh", "recorded", "tdx-guest", "quote", "--report-data", "abcd")
+    document = json.loads(tdx.run(*words).stdout)
+    assert (document["via"], document["provider"]) == ("configfs", "tdx_guest")
+    assert Quote.parse(base64.b64decode(document["quote"])).body.report_data[:2] == b"\xab\xcd"
+    assert "no quote over vsock 2:4050" in tdx.run(*words, "--via", "vsock", code=3).stderr
+
+
+def test_register_that_software_extends_is_told(tdx: Tdx, recording: Recording, tmp_path: Path) -> None:
+    """After everything that takes new evidence of the recorded machine: RTMR3 stays changed."""
+    guest = ("vm", "ssh", "recorded", "tdx-guest")
+    extend = (*guest, "extend", "--rtmr", "3", "--file", "/etc/os-release")
+    planned = json.loads(tdx.run(*extend, "--dry-run").stdout)
+    done = json.loads(tdx.run(*extend).stdout)
+    assert planned == done
+    assert done["before"] == "00" * 48
+    nonce = "22" * 32
+    (tmp_path / "evidence.json").write_text(tdx.run(*guest, "collect", "--nonce", nonce).stdout)
+    words = offline(recording)
+    words[2], words[words.index("--nonce") + 1] = str(tmp_path / "evidence.json"), nonce
+    document = tdx.json(*words, "--allow", "emulated", code=1)
+    assert failed(document) == {"rtmr3"}
+    assert document["registers"]["rtmr3"]["measured"] == done["after"]
+    accepted = tdx.json(*words, "--allow", "emulated", "--rtmr3", done["after"])
+    assert failed(accepted) == set()
 
 
 def test_killed_machine_is_told_from_a_running_one(tdx: Tdx, recording: Recording) -> None:

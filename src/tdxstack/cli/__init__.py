@@ -40,10 +40,12 @@ COMMANDS = {
     ),
     "predict": ("tdxstack.cli.predict:predict", "Predict what a TD will measure, before it boots."),
     "compare": ("tdxstack.cli.compare:compare", "Say why two measurements differ."),
+    "guest": ("tdxstack.cli.guest:guest", "Inside a TD: its evidence, its measurement registers."),
     "serve": ("tdxstack.cli.serve:serve", "Run the services of the stack."),
 }
-AS_ROOT = ("up", "emulator", "image", "doctor", "host")
-"""Commands that keep root's powers under sudo: to install packages, or to look at the host or change it."""
+AS_ROOT = ("up", "emulator", "image", "doctor", "host", "guest")
+"""Commands that keep root's powers under sudo: to install packages, to look at the host or change it, or to
+get evidence, which the kernel gives to nobody else."""
 
 INTERRUPTED = 130
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -16,19 +15,19 @@ from tdxstack.cli import json_option, print_json
 from tdxstack.cli.collateral_tables import day, print_contents, summary_table, title
 from tdxstack.cli.edge import now
 from tdxstack.cli.evidence_input import read_evidence
+from tdxstack.cli.output import STDOUT, write_output
 from tdxstack.cli.progress import progress_display
 from tdxstack.cli.source import Source, source_options
+from tdxstack.cli.verification_options import read_time
 from tdxstack.collateral.bundle import Collateral
 from tdxstack.collateral.fetch import fetch_collateral, planned_urls
 from tdxstack.collateral.platform_id import CAS, PLATFORM_CA, TDX, TEES, PlatformId, subjects_of
 from tdxstack.collateral.reading import MAX_SIZE, newest_of_each, read_all
 from tdxstack.collateral.writing import FORMS, OWN, write_collateral
 from tdxstack.errors import UsageError
-from tdxstack.files import write_atomically
 from tdxstack.verification.contents import Contents
 from tdxstack.verification.quoted_platform import platform_of_quote
 
-STDOUT = "-"
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -104,8 +103,9 @@ def fetch(
 @click.option("--ca", type=click.Choice(CAS), help="Show what is for PCK certificates of this CA.")
 @click.option(
     "--at",
-    type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]),
-    help="Mark what is expired at this time. [default: now]",
+    callback=read_time,
+    metavar="TIME",
+    help="Mark what is expired at this time (ISO 8601). [default: now]",
 )
 @json_option
 def show(file: Path, fmspc: str | None, ca: str | None, at: datetime | None, as_json: bool) -> None:
@@ -204,11 +204,8 @@ def _write(
     data = write_collateral(entries, form)
     if output == STDOUT and as_json and not dry_run:
         raise UsageError("--json and -o - would both write to standard output", hint="name a file with -o")
-    if output == STDOUT and not dry_run:
-        sys.stdout.buffer.write(data)
-        sys.stdout.flush()
-    elif not dry_run:
-        _write_file(Path(output), data)
+    if not dry_run:
+        write_output(data, output)
     contents = [Contents.of(one) for one in entries]
     if as_json:
         print_json({"output": output, "form": form, "collateral": [_summary(one) for one in contents]})
@@ -217,16 +214,6 @@ def _write(
     for one in contents:
         click.echo(f"{verb}  {title(one)}, until {day(one.end)}", err=output == STDOUT)
     click.echo(f"to  {output}  ({form} form, {len(data)} bytes)", err=output == STDOUT)
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    try:
-        write_atomically(path, data)
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written: {error.strerror}",
-            hint="give a file in a directory that you can write to",
-        ) from None
 
 
 def _summary(contents: Contents) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from tdxstack.cli.verification_options import (
 from tdxstack.errors import RejectedError, UsageError
 from tdxstack.evidence.binding import NONCE_SIZE
 from tdxstack.evidence.document import Evidence
+from tdxstack.evidence.registers import REGISTER_SIZE
 from tdxstack.machine.store import MachineStore
 from tdxstack.measurement.describe import describe
 from tdxstack.measurement.mrtd import mrtd
@@ -109,6 +110,12 @@ def show(source: str, as_json: bool) -> None:
 @click.option(
     "--reference", type=EXISTING_FILE, help="Reference values that the registers must have (`tdx predict`)."
 )
+@click.option(
+    "--rtmr3",
+    callback=hex_of(REGISTER_SIZE),
+    metavar="HEX",
+    help="What software in the TD has extended RTMR3 to. [default: nothing, 48 zero bytes]",
+)
 @verification_options
 @token_options
 @json_option
@@ -118,6 +125,7 @@ def verify(
     firmware: Path,
     bound_key: Path | None,
     reference: Path | None,
+    rtmr3: bytes | None,
     options: VerificationOptions,
     token: TokenOptions | None,
     as_json: bool,
@@ -130,7 +138,12 @@ def verify(
     quote = load(lambda: Quote.parse(document.quote)).value
     result = verify_boot(
         document,
-        Expectation(nonce, bound_key_of(bound_key), mrtd(firmware.read_bytes()).single_pass),
+        Expectation(
+            nonce,
+            bound_key_of(bound_key),
+            mrtd(firmware.read_bytes()).single_pass,
+            rtmr3=bytes(REGISTER_SIZE) if rtmr3 is None else rtmr3,
+        ),
         ParsedCollateral.parse(options.collateral_for(quote)),
         time=time,
         anchors=options.anchors,

@@ -29,7 +29,7 @@ from tdxstack.evidence.check import check, exit_code
 from tdxstack.evidence.collect import collect
 from tdxstack.evidence.kernel import Kernel
 from tdxstack.evidence.quote_source import AUTO, VIAS, get_quote
-from tdxstack.evidence.registers import RTMR_COUNT, extend
+from tdxstack.evidence.registers import RTMR_COUNT, extend, foretell
 from tdxstack.evidence.tdreport import REPORT_DATA_SIZE, get_tdreport
 
 INTERRUPTED = 130
@@ -100,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     add("quote", _quote, "a quote", bound, sourced, raw)
     add("eventlog", _eventlog, "the CCEL event log", raw)
     verb = add("extend", _extend, "extend a register (kernel 6.16 or newer)")
+    verb.add_argument("--dry-run", action="store_true", help="say what the register would be")
     verb.add_argument("--rtmr", type=int, required=True, choices=range(RTMR_COUNT))
     what = verb.add_mutually_exclusive_group(required=True)
     what.add_argument("--digest", type=_argument(parse_digest), metavar="HEX", help="SHA-384, 48 bytes")
@@ -131,7 +132,8 @@ def _eventlog(arguments: argparse.Namespace, kernel: Kernel) -> Output:
 
 def _extend(arguments: argparse.Namespace, kernel: Kernel) -> Output:
     digest = arguments.digest if arguments.file is None else digest_of(arguments.file)
-    return 0, _json(answers.extended_document(extend(kernel, arguments.rtmr, digest)))
+    done = (foretell if arguments.dry_run else extend)(kernel, arguments.rtmr, digest)
+    return 0, _json(answers.extended_document(done))
 
 
 def _check(arguments: argparse.Namespace, kernel: Kernel) -> Output:

@@ -38,7 +38,7 @@ ERRORS: Final = {
     errno.ENODEV: _NO_DEVICE,
     errno.ENETUNREACH: _NO_DEVICE,
     errno.ECONNREFUSED: ("nobody listens there", _START_QGS),
-    errno.ECONNRESET: ("nobody listens there", _START_QGS),
+    errno.ECONNRESET: ("nobody listens there, or there is no vsock device", _START_QGS),
     errno.EPIPE: ("the service closed the connection", "see its log on the host"),
     errno.EACCES: ("this user may not use vsock", "run this as root"),
     errno.EPERM: ("this user may not use vsock", "run this as root"),

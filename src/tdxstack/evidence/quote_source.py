@@ -62,10 +62,16 @@ def _get(kernel: Kernel, report_data: bytes, via: str) -> SourcedQuote:
         return _vsock(kernel, report_data, "asked for")
     if tsm_quote.is_there(kernel):
         return _configfs(kernel, report_data, "the kernel has it")
-    if qgs_quote.is_there(kernel):
-        return _vsock(kernel, report_data, f"there is no {tsm_quote.REPORTS}, and a vsock device is there")
-    # Says what is missing, and how to get it.
-    return _configfs(kernel, report_data, "there is no other")
+    if not qgs_quote.is_there(kernel):
+        # Says what is missing, and how to get it.
+        return _configfs(kernel, report_data, "there is no other")
+    try:
+        return _vsock(kernel, report_data, f"there is no {tsm_quote.REPORTS}")
+    except UnavailableError as error:
+        raise UnavailableError(
+            f"there is no {tsm_quote.REPORTS}, and {error.message}",
+            hint=f"{tsm_quote.GET_CONFIGFS}; or {error.hint}",
+        ) from None
 
 
 def _configfs(kernel: Kernel, report_data: bytes, reason: str) -> SourcedQuote:

@@ -48,13 +48,7 @@ def extend(kernel: Kernel, rtmr: int, digest: bytes) -> Extended:
     Raises `UnavailableError` where the kernel cannot, and `RejectedError` where the register does
     not hold what it should afterwards, as when another process extends it at the same time.
     """
-    if not 0 <= rtmr < RTMR_COUNT:
-        raise UsageError(
-            f"there is no RTMR{rtmr}", hint="name one of RTMR0 to RTMR3; RTMR2 and 3 are for software"
-        )
-    exactly(digest, REGISTER_SIZE, "SHA-384 digest")
-    name = f"rtmr{rtmr}"
-    path = f"{MEASUREMENTS}/{name}{SHA384_SUFFIX}"
+    name, path = _register(rtmr, digest)
     try:
         before = kernel.read(path)
         kernel.write(path, digest)
@@ -67,6 +61,26 @@ def extend(kernel: Kernel, rtmr: int, digest: bytes) -> Extended:
             hint="another process extends the same register; compare its log",
         )
     return Extended(name, digest, before, after)
+
+
+def foretell(kernel: Kernel, rtmr: int, digest: bytes) -> Extended:
+    """What `extend` would do: the register as it is, and as it would be. Changes nothing."""
+    name, path = _register(rtmr, digest)
+    try:
+        before = kernel.read(path)
+    except OSError as error:
+        raise _unavailable(error) from None
+    return Extended(name, digest, before, hashlib.sha384(before + digest).digest())
+
+
+def _register(rtmr: int, digest: bytes) -> tuple[str, str]:
+    """The name of an RTMR and its file, if it can be extended with `digest`."""
+    if not 0 <= rtmr < RTMR_COUNT:
+        raise UsageError(
+            f"there is no RTMR{rtmr}", hint="name one of RTMR0 to RTMR3; RTMR2 and 3 are for software"
+        )
+    exactly(digest, REGISTER_SIZE, "SHA-384 digest")
+    return f"rtmr{rtmr}", f"{MEASUREMENTS}/rtmr{rtmr}{SHA384_SUFFIX}"
 
 
 def _unavailable(error: OSError) -> TdxError:

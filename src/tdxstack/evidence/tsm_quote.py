@@ -25,6 +25,10 @@ CHECK_QGS = (
     " or ask over vsock: --via vsock"
 )
 
+GET_MODULE = "run 'modprobe tdx_guest'"
+NEEDS_KERNEL = "the kernel must be 6.7 or newer with CONFIG_TSM_REPORTS"
+GET_CONFIGFS = f"{GET_MODULE} and 'mount -t configfs configfs {CONFIGFS}'; {NEEDS_KERNEL}"
+
 READ_ERRORS = {
     errno.EIO: ("the VMM answered the quote request with an error", CHECK_QGS),
     errno.ETIMEDOUT: ("no quote came within the kernel's time limit (30 s)", CHECK_QGS),
@@ -33,7 +37,7 @@ READ_ERRORS = {
         "try again later; if this lasts, restart the quote generation service on the host",
     ),
     errno.EFBIG: ("the quote is larger than this kernel accepts", "use a newer kernel in the TD"),
-    errno.ENOTTY: ("the TDX module of the kernel has gone away", "run 'modprobe tdx_guest'"),
+    errno.ENOTTY: ("the TDX module of the kernel has gone away", GET_MODULE),
 }
 
 
@@ -129,10 +133,7 @@ def _entry_error(kernel: Kernel, error: OSError) -> TdxError:
                 f"configfs is not mounted on {CONFIGFS}",
                 hint=f"run 'modprobe configfs; mount -t configfs configfs {CONFIGFS}'",
             )
-        return UnavailableError(
-            f"there is no {REPORTS}",
-            hint="run 'modprobe tdx_guest'; the kernel must be 6.7 or newer with CONFIG_TSM_REPORTS",
-        )
+        return UnavailableError(f"there is no {REPORTS}", hint=f"{GET_MODULE}; {NEEDS_KERNEL}")
     if error.errno in (errno.ENXIO, errno.ENODEV):
         return UnavailableError(
             f"configfs-tsm has no provider ({errno_name(error)}): no TD, or tdx_guest is not loaded",

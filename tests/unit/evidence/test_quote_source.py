@@ -61,6 +61,17 @@ def test_neither_is_there() -> None:
     assert "modprobe tdx_guest" in caught.value.hint
 
 
+def test_vsock_that_fails_does_not_hide_that_configfs_is_missing() -> None:
+    kernel = without_configfs(FakeKernel())
+    kernel.service = OSError(errno.ENODEV, "")
+    with pytest.raises(
+        UnavailableError, match=r"there is no .*/tsm/report, and no quote over vsock"
+    ) as caught:
+        get_quote(kernel, DATA64)
+    assert "modprobe tdx_guest" in caught.value.hint
+    assert "vhost-vsock-pci" in caught.value.hint
+
+
 def test_a_failing_configfs_is_told_and_not_gone_round() -> None:
     kernel = with_vsock()
     kernel.errors["outblob"] = errno.EIO
@@ -107,7 +118,7 @@ def test_port_must_be_one(port: str) -> None:
         (OSError(errno.ENODEV, ""), "no vsock device (ENODEV)", "vhost-vsock-pci"),
         (OSError(errno.ENETUNREACH, ""), "no vsock device (ENETUNREACH)", "vhost-vsock-pci"),
         (OSError(errno.ECONNREFUSED, ""), "nobody listens there (ECONNREFUSED)", "/etc/qgs.conf"),
-        (OSError(errno.ECONNRESET, ""), "nobody listens there (ECONNRESET)", "/etc/qgs.conf"),
+        (OSError(errno.ECONNRESET, ""), "no vsock device (ECONNRESET)", "/etc/qgs.conf"),
         (OSError(errno.EPIPE, ""), "closed the connection (EPIPE)", "log"),
         (OSError(errno.EACCES, ""), "may not use vsock (EACCES)", "root"),
         (OSError(errno.EPERM, ""), "may not use vsock (EPERM)", "root"),

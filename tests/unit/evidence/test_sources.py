@@ -10,7 +10,7 @@ import pytest
 from tdxstack.errors import MalformedError, RejectedError, UnavailableError, UsageError
 from tdxstack.evidence.ccel_log import read_ccel, without_padding
 from tdxstack.evidence.kernel import Kernel
-from tdxstack.evidence.registers import extend, read_registers
+from tdxstack.evidence.registers import extend, foretell, read_registers
 from tdxstack.evidence.tdreport import GET_REPORT0, get_tdreport
 from tdxstack.evidence.tsm_quote import get_tsm_quote
 from tests.unit.evidence.fake_kernel import (
@@ -237,3 +237,16 @@ def test_real_kernel_below_another_root(tmp_path: Path) -> None:
     (tmp_path / "entry/inblob").unlink()
     kernel.remove_directory("/entry")
     assert kernel.release() == os.uname().release
+
+
+def test_foretelling_an_extension_changes_nothing() -> None:
+    kernel = FakeKernel()
+    path = f"{MEASUREMENTS}/rtmr2:sha384"
+    before = kernel.files[path]
+    told = foretell(kernel, 2, b"d" * 48)
+    assert kernel.files[path] == told.before == before
+    assert extend(kernel, 2, b"d" * 48) == told
+    with pytest.raises(UsageError, match="no RTMR4"):
+        foretell(kernel, 4, bytes(48))
+    with pytest.raises(UnavailableError, match="shows no registers"):
+        foretell(FakeKernel().without(MEASUREMENTS), 2, bytes(48))
