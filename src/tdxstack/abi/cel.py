@@ -12,7 +12,6 @@ import binascii
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from tdxstack.abi.binary import Reader
 from tdxstack.errors import MalformedError
@@ -35,8 +34,8 @@ ALGORITHMS = {
 _ALGORITHM_IDS = {name: number for number, (name, _) in ALGORITHMS.items()}
 
 MAX_RECORDS = 1 << 16
-MAX_JSON = 2 << 20
-"""Bytes of one JSON document; what it is turned into costs up to thirty times as much."""
+MAX_JSON = 1 << 20
+"""Bytes of one JSON text; what it is turned into costs up to thirty times as much."""
 
 RECORD_SEPARATOR = b"\x1e"
 DAMAGED = "the log is damaged"
@@ -106,7 +105,7 @@ def is_cel(data: bytes) -> bool:
     """Whether `data` starts as a canonical event log does: a number of 1 to 8 bytes, or its JSON."""
     start = data[:1024].lstrip(b" \t\r\n" + RECORD_SEPARATOR)
     if start[:1] in (b"{", b"["):
-        return b'"content_type"' in data[:MAX_JSON] and b'"digests"' in data[:MAX_JSON]
+        return all(data.find(key, 0, MAX_JSON) >= 0 for key in (b'"content_type"', b'"digests"'))
     size = int.from_bytes(data[:5], "big")  # the type of a number is zero
     register = data[5 + size : 9 + size] if 1 <= size <= 8 else b""
     return register[:1] in _REGISTER_TYPES and register[1:] == bytes(3)
@@ -186,20 +185,39 @@ def _digest(algorithm: int, digest: bytes, where: str) -> tuple[int, bytes]:
 
 
 def _json_records(data: bytes) -> tuple[CelRecord, ...]:
-    if len(data) > MAX_JSON:
-        raise MalformedError(
-            f"CEL: {len(data)} bytes of JSON, at most {MAX_JSON} are read", hint="give it in TLV encoding"
-        )
-    text = data.strip(b" \t\r\n")
-    parts = [text] if text[:1] == b"[" else text.replace(RECORD_SEPARATOR, b"\n").split(b"\n")
-    documents: list[Any] = []
-    for part in parts:
+    records: list[CelRecord] = []
+    digests = 0
+    for text in _json_texts(data):
+        if len(text) > MAX_JSON:
+            raise MalformedError(
+                f"CEL: {len(text)} bytes of JSON from record {len(records)} on, at most {MAX_JSON} are read",
+                hint="give a record a line, or TLV encoding",
+            )
         try:
-            document = json.loads(part) if part.strip() else []
+            document = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise MalformedError(f"CEL: record {len(documents)} is no JSON: {error}", hint=DAMAGED) from None
-        documents += document if isinstance(document, list) else [document]
-    return tuple(_json_record(document, place) for place, document in enumerate(documents))
+            raise MalformedError(f"CEL: record {len(records)} is no JSON: {error}", hint=DAMAGED) from None
+        for one in document if isinstance(document, list) else (document,):
+            records.append(_json_record(one, len(records)))
+            digests += len(records[-1].digests)
+            if max(digests, len(records)) > MAX_RECORDS:
+                raise MalformedError(f"CEL: more than {MAX_RECORDS} records or digests", hint=DAMAGED)
+    return tuple(records)
+
+
+def _json_texts(data: bytes) -> Iterator[bytes]:
+    """The whole of a list; else what lies between record separators and line ends."""
+    if data.lstrip(b" \t\r\n")[:1] == b"[":
+        yield data
+        return
+    lines = data.replace(RECORD_SEPARATOR, b"\n")
+    at = 0
+    while at < len(lines):
+        end = lines.find(b"\n", at)
+        end = len(lines) if end < 0 else end
+        if text := lines[at:end].strip():
+            yield text
+        at = end + 1
 
 
 def _json_record(document: object, place: int) -> CelRecord:

@@ -22,6 +22,8 @@ SIZE_OF_ALGORITHM = {name: size for size, name in ALGORITHM_OF_SIZE.items()}
 PCR_RTMR2 = range(8, 16)
 """The PCRs that firmware and boot loaders map to RTMR2 (UEFI specification 2.11, section 38.4.1)."""
 
+MAX_MISMATCHES = 10
+
 DIGITAL_SIGNATURES = {3: "signed", 6: "fs-verity digest signed"}
 """By the type of the extended attribute, EVM_IMA_XATTR_DIGSIG and IMA_VERITY_DIGSIG."""
 
@@ -43,21 +45,21 @@ def replay_ima(entries: Iterable[ImaEntry], algorithm: str) -> ImaReplay:
     Linux does since 5.8. Raises what iterating over `entries` raises.
     """
     bank, size = getattr(hashlib, algorithm), SIZE_OF_ALGORITHM[algorithm]
-    ones = b"\xff" * size
+    hashes = {length: getattr(hashlib, name) for length, name in ALGORITHM_OF_SIZE.items()}
+    zeros, ones = bytes(size), b"\xff" * size
     registers: dict[int, bytes] = {}
     mismatches: list[int] = []
     number = -1
     for number, entry in enumerate(entries):
-        if entry.violation:
+        digest = entry.digest
+        if not any(digest):  # a violation
             extended = ones
         else:
             data = entry.hashed()
-            own = hashlib.new(ALGORITHM_OF_SIZE[len(entry.digest)], data).digest()
-            if own != entry.digest and len(mismatches) < 10:
+            if hashes[len(digest)](data).digest() != digest and len(mismatches) < MAX_MISMATCHES:
                 mismatches.append(number)
-            extended = entry.digest if len(entry.digest) == size else bank(data).digest()
-        register = registers.get(entry.pcr) or bytes(size)
-        registers[entry.pcr] = bank(register + extended).digest()
+            extended = digest if len(digest) == size else bank(data).digest()
+        registers[entry.pcr] = bank(registers.get(entry.pcr, zeros) + extended).digest()
     return ImaReplay(number + 1, registers, tuple(mismatches))
 
 
