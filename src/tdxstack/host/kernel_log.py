@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from tdxstack.host_access import Host, HostError, KernelLog
 
+MAX_LINE = 1024
+"""Characters of a line that are looked at; the kernel writes no longer ones (LOG_LINE_MAX)."""
+
 _PREFIX = r"(?:\[[ 0-9.]+\] )?(?:virt/tdx: |tdx: |seam: |kvm_intel: (?:tdx: )?)"
 _KEYS = re.compile(_PREFIX + r"BIOS enabled: private KeyID range \[(\d{1,6}), (\d{1,6})\)", re.IGNORECASE)
 _VERSION = re.compile(
@@ -91,7 +94,8 @@ def not_loaded(log: KernelLog) -> bool:
 
 def failures(log: KernelLog) -> list[str]:
     """The lines that say what went wrong, without time stamps."""
-    return [found[0].split("] ", 1)[-1] for line in log.lines if (found := _FAILURE.match(line))]
+    found = (_FAILURE.match(line[:MAX_LINE]) for line in log.lines)
+    return [match[0].split("] ", 1)[-1] for match in found if match]
 
 
 def failures_of(host: Host) -> list[str]:
@@ -108,4 +112,4 @@ def attempted(log: KernelLog) -> bool:
 
 
 def _first(pattern: re.Pattern[str], log: KernelLog) -> re.Match[str] | None:
-    return next((found for line in log.lines if (found := pattern.match(line))), None)
+    return next((found for line in log.lines if (found := pattern.match(line[:MAX_LINE]))), None)

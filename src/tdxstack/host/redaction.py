@@ -62,16 +62,19 @@ _BINARY = (f"read {STATUS_VARIABLE}", "read /proc/config.gz")
 """Answers that are not text, and hold nothing that is secret."""
 
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
+_EQUALS = r"[\"']?(?:[ \t]{0,8}[:=][ \t]{0,8}|[ \t])[\"']?"
 _SECRET = re.compile(
-    r"((?:key|token|tokenhash|password|passwd|pwd|secret|authorization|bearer)[\"']?\s*[:= ]\s*[\"']?)"
+    r"((?:key|token|tokenhash|pass(?:word|wd|phrase)?|pwd|secret|credentials?|cookie|psk|authorization|bearer)"
+    rf"{_EQUALS})"
     r"(?![\s\"'])([^\s\"',}]+)",
     re.IGNORECASE,
 )
 _IDENTITY = re.compile(
     r"((?:serial(?: number| no\.?)?|service tag|asset tag|(?:encrypted_)?ppid|qe_?id|machine[-_]id)"
-    r"[\"']?\s*[:= ]\s*[\"']?)(?![\s\"'])([^\s\"',}&]+)",
+    rf"{_EQUALS})(?![\s\"'])([^\s\"',}}&]+)",
     re.IGNORECASE,
 )
+_HOME = re.compile(r"(?<=/home/)(?!user\b)[^/\s\"':]+")
 _USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
 _EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)*")
 _MAC = re.compile(r"(?<![0-9A-Fa-f:])(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}(?![0-9A-Fa-f:])")
@@ -179,8 +182,8 @@ class Redactor:
         return json.dumps(kept, indent=1)
 
     def _qcnl(self, text: str) -> str:
-        if re.search(r"^\s*PCCS_URL\s*=", text, re.MULTILINE):
-            return "\n".join(re.findall(r"^\s*(?:PCCS_URL|USE_SECURE_CERT)\s*=.*$", text, re.MULTILINE))
+        if re.search(r"^[ \t]*PCCS_URL[ \t]*=", text, re.MULTILINE):
+            return "\n".join(re.findall(r"^[ \t]*(?:PCCS_URL|USE_SECURE_CERT)[ \t]*=.*$", text, re.MULTILINE))
         lines = (line for line in text.splitlines() if not line.lstrip().startswith(("//", "#")))
         try:
             document = parse_object("\n".join(lines), QCNL_CONFIG)
@@ -213,6 +216,7 @@ class Redactor:
     def _patterns(self, text: str) -> str:
         text = self._replace(_PEM, text, "private keys")
         text = self._replace(_USERINFO, text, "secrets", "")
+        text = self._replace(_HOME, text, "names of people and machines", "user")
         text = self._replace(_SECRET, text, "secrets", r"\g<1>" + REMOVED)
         text = self._replace(_IDENTITY, text, "serial numbers", r"\g<1>" + REMOVED)
         text = self._replace(_MAC, text, "MAC addresses", "00:00:5e:00:53:00")

@@ -144,7 +144,10 @@ def _from_directory(path: Path) -> bytes:
 
 
 def _from_archive(path: Path) -> bytes:
-    if path.stat().st_size > MAX_SIZE:
+    size = path.stat().st_size
+    if not path.is_file():
+        raise _bad(f"{path} is no file")
+    if size > MAX_SIZE:
         raise _bad(f"{path} is larger than {MAX_SIZE >> 20} MiB")
     try:
         with tarfile.open(path, mode="r:") as archive:
@@ -153,7 +156,7 @@ def _from_archive(path: Path) -> bytes:
                     file = archive.extractfile(member)
                     assert file is not None
                     return _limited(file.read(MAX_SIZE + 1))
-    except (tarfile.TarError, ValueError, EOFError) as error:
+    except (tarfile.TarError, ValueError, EOFError, RecursionError) as error:
         raise _bad(f"{path} is no tar archive: {error}") from None
     raise _bad(f"{path} has no {ANSWERS}")
 

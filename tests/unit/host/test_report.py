@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tdxstack.errors import MalformedError, UnavailableError
@@ -96,6 +97,7 @@ SECRETS = {
     "a user": "alice",
     "a mail address": "alice@corp.example",
     "a kernel parameter": "hunter2",
+    "a user in a path": "bilbo",
 }
 
 
@@ -114,6 +116,8 @@ def leaky() -> ScriptedHost:
     ]
     assert isinstance(host.log, KernelLog)
     host.log = replace(host.log, lines=(*host.log.lines, *lines))
+    host.programs["qemu-system-x86_64"] = "/home/bilbo/bin/qemu-system-x86_64"
+    host.commands[worlds.PROBE.replace("/usr/bin", "/home/bilbo/bin")] = host.commands[worlds.PROBE]
     host.files[PCCS_CONFIG] = (
         b'{"ApiKey": "e1f2d3c4b5a697887766554433221100", "UserTokenHash": "' + b"ab" * 64 + b'", '
         b'"proxy": "http://proxyuser:proxypass@10.11.12.13:3128", "database": {"password": "correct-horse"}}'
@@ -187,8 +191,10 @@ def test_a_secret_is_found_in_any_surroundings(text: str, before: str, after: st
 
 
 def test_cleaning_takes_linear_time() -> None:
-    for piece in ("a:", "1.", "key ", "-----BEGIN PRIVATE KEY-----", "://a", "ab-", "0", "_", "@a."):
-        Redactor(NAMES).text(piece * (60_000 // len(piece)))
+    pieces = ("a:", "1.", "key ", "-----BEGIN PRIVATE KEY-----", "://a", "ab-", "0", "_", "@a.", " ", "\n")
+    for piece in pieces:
+        Redactor(NAMES).text(piece * (20_000 // len(piece)))
+        Redactor(NAMES).text("key" + piece * (20_000 // len(piece)))
 
 
 def archive(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
@@ -235,6 +241,12 @@ def test_hostile_archives_are_refused_without_unpacking(tmp_path: Path) -> None:
         file.truncate(MAX_SIZE + 1)
     with pytest.raises(MalformedError, match="larger than 64 MiB"):
         read(tmp_path / "huge.tar")
+    chain = member("././@LongLink", tarfile.GNUTYPE_LONGNAME)
+    with pytest.raises(MalformedError):
+        read(archive(tmp_path / "chain.tar", *[(chain, b"")] * 5000))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(MalformedError, match="is no file"):
+        read(tmp_path / "pipe")
     (tmp_path / "nothing").mkdir()
     with pytest.raises(MalformedError, match=f"has no {ANSWERS}"):
         read(tmp_path / "nothing")
@@ -264,6 +276,7 @@ def test_answers_that_make_no_sense_are_refused(question: str, answer: dict[str,
         Recording.parse(json.dumps(document).encode())
 
 
+@settings(max_examples=40)
 @given(
     st.binary(max_size=300)
     | st.recursive(st.none() | st.text() | st.integers(), st.lists).map(repr).map(str.encode)

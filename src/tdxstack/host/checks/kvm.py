@@ -174,7 +174,7 @@ def _asked_for(host: Host) -> str:
         names = []
     for name in names:
         content = optional(host, f"/etc/modprobe.d/{name}")
-        if re.search(r"^\s*options\s+kvm[-_]intel\b.*\btdx=(?:1|[Yy]|on)\b", content, re.MULTILINE):
+        if re.search(r"^[ \t]*options[ \t]+kvm[-_]intel\b.*\btdx=(?:1|[Yy]|on)\b", content, re.MULTILINE):
             return f"/etc/modprobe.d/{name}"
     try:
         return "the kernel's log shows an attempt" if kernel_log.attempted(host.kernel_log()) else ""

@@ -22,6 +22,8 @@ ANSWER_SECONDS = 3.0
 COLLATERAL_DAYS = 30
 """Intel's TCB info names a next update 30 days after its date of issue."""
 
+_OLD_FORM = re.compile(r"^[ \t]*(PCCS_URL|USE_SECURE_CERT)[ \t]*=[ \t]*(\S+)", re.MULTILINE)
+
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -193,7 +195,7 @@ def read_qcnl(host: Host) -> Qcnl:
     """
     content = host.read(QCNL_CONFIG).decode(errors="replace")
     lines = [line for line in content.splitlines() if not line.lstrip().startswith(("//", "#"))]
-    if old := dict(re.findall(r"^\s*(PCCS_URL|USE_SECURE_CERT)\s*=\s*(\S+)", "\n".join(lines), re.MULTILINE)):
+    if old := dict(_OLD_FORM.findall("\n".join(lines))):
         return Qcnl(
             old.get("PCCS_URL", ""), old.get("USE_SECURE_CERT", "").upper() != "FALSE", cache_only=False
         )
