@@ -23,7 +23,10 @@ def main(arguments: list[str]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for data in corpus()[name]:
         (directory / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
-    atheris.Setup([sys.argv[0], *arguments[2:], str(directory)], TARGETS[name])
+    options = arguments[2:]
+    if not any(Path(option).is_file() for option in options):  # else libFuzzer runs just those files
+        options.append(str(directory))
+    atheris.Setup([sys.argv[0], *options], TARGETS[name])
     atheris.Fuzz()
 
 
