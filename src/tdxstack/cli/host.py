@@ -6,6 +6,7 @@ import click
 
 from tdxstack.cli.host_module import module
 from tdxstack.cli.host_report import report
+from tdxstack.cli.host_setup import setup
 
 
 @click.group()
@@ -13,5 +14,6 @@ def host() -> None:
     """Look after this machine as a TDX host."""
 
 
+host.add_command(setup)
 host.add_command(report)
 host.add_command(module)

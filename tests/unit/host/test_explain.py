@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +28,12 @@ OLD_MODULE = """\
 [    8.300002] virt/tdx: module initialization failed (-5)
 [   30.000000] qemu-system-x86_64: -accel kvm: vm-type TDX not supported by KVM
 """
+
+
+def run(words: list[str], input: str = "") -> Result:
+    # A command keeps the help option that it was first asked for with: the one that it has under `tdx`.
+    help_option: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+    return CliRunner().invoke(explain, words, input=input, **help_option)
 
 
 def names(number: int) -> list[str]:
@@ -180,21 +187,21 @@ def test_shown_lines_carry_no_orders_for_a_terminal() -> None:
 
 
 def test_command_explains_a_code() -> None:
-    result = CliRunner().invoke(explain, ["0xc000050500000000"])
+    result = run(["0xc000050500000000"])
     assert result.exit_code == 0
     assert "TDX_SYS_NOT_READY" in result.stdout and "next" in result.stdout
 
 
 def test_command_says_so_where_it_knows_nothing() -> None:
-    result = CliRunner().invoke(explain, ["good", "morning"])
+    result = run(["good", "morning"])
     assert result.exit_code == 1
     assert "nothing here is known" in result.stdout
 
 
 def test_command_reads_standard_input_and_files(tmp_path: Path) -> None:
     (tmp_path / "log").write_text(OLD_MODULE)
-    piped = CliRunner().invoke(explain, ["-", "--json"], input=OLD_MODULE)
-    from_file = CliRunner().invoke(explain, [str(tmp_path / "log"), "--json"])
+    piped = run(["-", "--json"], input=OLD_MODULE)
+    from_file = run([str(tmp_path / "log"), "--json"])
     assert piped.exit_code == from_file.exit_code == 0
     assert piped.stdout == from_file.stdout
     document = json.loads(piped.stdout)
@@ -203,13 +210,13 @@ def test_command_reads_standard_input_and_files(tmp_path: Path) -> None:
 
 
 def test_command_says_nothing_was_recognised_in_json() -> None:
-    result = CliRunner().invoke(explain, ["0xdeadbeef", "--json"])
+    result = run(["0xdeadbeef", "--json"])
     assert result.exit_code == 1
     assert json.loads(result.stdout) == {"recognised": False, "codes": [], "findings": []}
 
 
 def test_command_refuses_what_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tdxstack.cli.explain.MAX_TEXT", 1 << 20)
-    result = CliRunner().invoke(explain, ["-"], input="x" * ((1 << 20) + 1))
+    result = run(["-"], input="x" * ((1 << 20) + 1))
     assert isinstance(result.exception, UsageError)
     assert "1 MiB" in result.exception.message
