@@ -13,7 +13,8 @@ from tdxstack.host_access import SYSTEM_PATH, RealHost
 
 def real_host() -> RealHost:
     """The machine that the command runs on; its programs are the user's first, then the administrator's."""
-    return RealHost(":".join(filter(None, (os.environ.get("PATH"), SYSTEM_PATH))))
+    places = [place for place in os.environ.get("PATH", "").split(":") if place.startswith("/")]
+    return RealHost(":".join([*places, SYSTEM_PATH]))
 
 
 def circumstances(*, network: bool) -> Circumstances:
