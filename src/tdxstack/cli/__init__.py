@@ -28,7 +28,7 @@ COMMANDS = {
     "emulator": ("tdxstack.cli.emulator:emulator", "Build and look after the emulating QEMU."),
     "firmware": ("tdxstack.cli.firmware:firmware", "Find TDVF and show what it measures to."),
     "image": ("tdxstack.cli.image:image", "Build and look after guest images."),
-    "vm": ("tdxstack.cli.vm:vm", "List, show, enter and stop machines."),
+    "vm": ("tdxstack.cli.vm:vm", "List, show, enter and control machines."),
     "quote": ("tdxstack.cli.quote:quote", "Show and verify quotes of TDs and SGX enclaves."),
     "report": ("tdxstack.cli.report:report", "Show TDREPORTs."),
     "eventlog": ("tdxstack.cli.eventlog:eventlog", "Show and replay event logs, and compare them."),

@@ -87,8 +87,10 @@ def ssh_port(monitor_socket: Path) -> int:
     return int(found[1])
 
 
-def wait_until_ready(files: MachineFiles, timeout: float, on_line: Callable[[str], None]) -> None:
-    """Follow the console until the guest says that it is ready.
+def wait_until_ready(
+    files: MachineFiles, timeout: float, on_line: Callable[[str], None], *, skip: int = 0
+) -> None:
+    """Follow the console, from `skip` bytes on, until the guest says that it is ready.
 
     Raises `CommandError` with what QEMU reported if the guest panics or ends first, or when
     `timeout` seconds have passed.
@@ -96,7 +98,7 @@ def wait_until_ready(files: MachineFiles, timeout: float, on_line: Callable[[str
 
     async def watch() -> None:
         async with asyncio.timeout(timeout):
-            await _watch_boot(files, on_line)
+            await _watch_boot(files, on_line, skip)
 
     try:
         asyncio.run(watch())
@@ -107,11 +109,11 @@ def wait_until_ready(files: MachineFiles, timeout: float, on_line: Callable[[str
         ) from None
 
 
-async def _watch_boot(files: MachineFiles, on_line: Callable[[str], None]) -> None:
+async def _watch_boot(files: MachineFiles, on_line: Callable[[str], None], skip: int) -> None:
     async with monitor.connect(files.monitor) as connection:
         ended = asyncio.create_task(_first_ending(connection, on_line))
         try:
-            await _follow_console(files, ended, on_line)
+            await _follow_console(files, ended, on_line, skip)
         finally:
             ended.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -119,10 +121,11 @@ async def _watch_boot(files: MachineFiles, on_line: Callable[[str], None]) -> No
 
 
 async def _follow_console(
-    files: MachineFiles, ended: asyncio.Task[str], on_line: Callable[[str], None]
+    files: MachineFiles, ended: asyncio.Task[str], on_line: Callable[[str], None], skip: int
 ) -> None:
     """Give complete console lines to `on_line` until the ready line; an ending first is an error."""
     with files.console_log.open("rb") as console:
+        console.seek(skip)
         pending = b""
         while True:
             # A QEMU that was killed says nothing on its monitor, and lets go of its lock.

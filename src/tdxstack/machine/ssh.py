@@ -13,6 +13,10 @@ from tdxstack.errors import CommandError, MalformedError, UnavailableError
 from tdxstack.machine.store import MachineFiles
 from tdxstack.run import Completed, run
 
+USER = "root@127.0.0.1"
+IN_GUEST = f"{USER}:"
+"""What stands before a path in the guest, for scp."""
+
 HOST_KEY_TYPE = "ssh-ed25519"
 BANNER_SECONDS = 60.0
 CONNECT_SECONDS = 60
@@ -36,11 +40,21 @@ class Ssh:
         With `trust_new_key` the host key of a first connection is recorded, to be proved by evidence
         afterwards; without it, only the recorded key is accepted.
         """
+        options = self._options(trust_new_key=trust_new_key)
+        return [*self.program, "-p", str(self.port), *options, USER, *(["--", *command] if command else [])]
+
+    def copy_argv(
+        self, scp: Sequence[str], source: str, target: str, *, recursive: bool = False
+    ) -> list[str]:
+        """The argument vector of scp; a path in the guest stands behind `IN_GUEST`."""
+        options = self._options(trust_new_key=False)
+        whole = ["-r"] if recursive else []
+        return [*scp, "-S", self.program[0], "-P", str(self.port), *options, *whole, "--", source, target]
+
+    def _options(self, *, trust_new_key: bool) -> list[str]:
         # fmt: off
         return [
-            *self.program,
             "-F", "none",
-            "-p", str(self.port),
             "-i", str(self.identity),
             "-o", "IdentitiesOnly=yes",
             "-o", "BatchMode=yes",
@@ -51,8 +65,6 @@ class Ssh:
             "-o", f"HostKeyAlgorithms={HOST_KEY_TYPE}",
             "-o", "UpdateHostKeys=no",
             "-o", "LogLevel=ERROR",
-            "root@127.0.0.1",
-            *(["--", *command] if command else []),
         ]
         # fmt: on
 

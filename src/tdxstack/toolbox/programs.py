@@ -66,6 +66,7 @@ _TOOLS = {
     "mkfs.ext4": _Tool("image", "e2fsprogs", "usr/sbin/mkfs.ext4", settings=_MKE2FS),
     "mkfs.vfat": _Tool("image", "dosfstools", "usr/sbin/mkfs.vfat", settings=_FAT),
     "qemu-img": _Tool("qemu-img", "qemu-utils", "usr/bin/qemu-img", prefer_host=True),
+    "scp": _Tool("ssh", "openssh-client", "usr/bin/scp", prefer_host=True),
     "ssh": _Tool("ssh", "openssh-client", "usr/bin/ssh", prefer_host=True),
     "ssh-keygen": _Tool("ssh", "openssh-client", "usr/bin/ssh-keygen", prefer_host=True),
 }

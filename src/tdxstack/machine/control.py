@@ -1,0 +1,63 @@
+"""What is done to a machine while it runs: halt it, let it go on, start its guest anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tdxstack.errors import UnavailableError
+from tdxstack.machine.instance import wait_until_ready
+from tdxstack.machine.store import MachineStore
+from tdxstack.qemu import monitor
+
+NO_REBOOT = "-no-reboot"
+ENDED = "ended"
+
+
+def run_state(store: MachineStore, name: str) -> str:
+    """`ended`, or QEMU's word for what the machine does (`running`, `paused`, `guest-panicked`, ...).
+
+    A machine whose monitor does not answer is `unresponsive`.
+    """
+    if not store.is_running(name):
+        return ENDED
+    try:
+        return str(monitor.execute(store.files(name).monitor, "query-status")["status"])
+    except UnavailableError:
+        return "unresponsive" if store.is_running(name) else ENDED
+
+
+def suspend(store: MachineStore, name: str) -> None:
+    """Halt the vCPUs; memory and connections stay. Raises `UnavailableError` where it does not run."""
+    require_running(store, name)
+    monitor.execute(store.files(name).monitor, "stop")
+
+
+def resume(store: MachineStore, name: str) -> None:
+    """Let a halted machine go on. Raises `UnavailableError` where it does not run."""
+    require_running(store, name)
+    monitor.execute(store.files(name).monitor, "cont")
+
+
+def reset(store: MachineStore, name: str, timeout: float, on_line: Callable[[str], None]) -> None:
+    """Start the guest anew, without asking it, and wait until it is ready.
+
+    Raises `UnavailableError` where the machine does not run or cannot be reset: upstream QEMU before 11.0
+    ends a TD that is. Raises `CommandError` as `wait_until_ready` does.
+    """
+    require_running(store, name)
+    if NO_REBOOT in store.load(name).argv:
+        raise UnavailableError(
+            f"machine {name!r} cannot be reset: it was started for a QEMU that ends a TD at a reset",
+            hint=f"end it and start another: tdx down {name}, then tdx up --name {name}",
+        )
+    files = store.files(name)
+    seen = files.console_log.stat().st_size if files.console_log.exists() else 0
+    monitor.execute(files.monitor, "system_reset")
+    wait_until_ready(files, timeout, on_line, skip=seen)
+
+
+def require_running(store: MachineStore, name: str) -> None:
+    """Raise `UsageError` where there is no such machine, `UnavailableError` where it does not run."""
+    store.load(name)
+    if not store.is_running(name):
+        raise UnavailableError(f"machine {name!r} is not running", hint="start one with: tdx up")
