@@ -14,6 +14,7 @@ from tdxstack.verification.advice import advice
 from tdxstack.verification.boot import Register
 from tdxstack.verification.result import ACCEPTED, Check, Status
 
+_PARTS_ON_A_LINE = 3
 DIGEST_SHOWN = 16
 """Hex digits of a digest that a table shows; --json has them all."""
 
@@ -21,7 +22,7 @@ DIGEST_SHOWN = 16
 def checks_table(checks: Iterable[Check], *, brief: bool = False) -> Table:
     """A line for each check that passed, with what was found; the whole story of the others.
 
-    With `brief` a line for each check.
+    With `brief` also a line for each one that failed: `print_rejection` has told its story.
     """
     table = Table("CHECK", "STATUS", "FOUND", box=None, pad_edge=False)
     for check in checks:
@@ -47,15 +48,34 @@ def print_rejection(console: Console, checks: Iterable[Check]) -> None:
     reasons = "1 reason" if len(bad) == 1 else f"{len(bad)} reasons"
     console.print(f"[bold red]rejected[/] for {reasons}:\n", highlight=False)
     table = Table.grid(padding=(0, 1))
+    table.add_column()
+    table.add_column(overflow="fold")
     for check, following in zip(bad, [*bad[1:], None], strict=True):
-        failed = "failed" if check.status is Status.FAIL else "could not be checked"
-        table.add_row("  *", Text.assemble((check.id, "bold"), f" {failed}: {_story_text(check)}"))
-        what = advice(check.id)
+        table.add_row("  *", _reason(check))
+        what = advice(check)
         # Checks that are mended together get one answer.
-        if what and (following is None or advice(following.id) != what):
+        if what and (following is None or advice(following) != what):
             table.add_row("", Text(f"-> {what}", style="yellow"))
     console.print(table)
     console.print()
+
+
+def _reason(check: Check) -> Text:
+    """The check and its story: on one line if it has one part, else a line for each part."""
+    failed = "failed" if check.status is Status.FAIL else "could not be checked"
+    told = _parts(check)
+    if len(told) > _PARTS_ON_A_LINE:
+        lines = "".join(f"\n- {part}" for part in told[:-1])
+        return Text.assemble((check.id, "bold"), f" {failed}: {told[-1]}{lines}")
+    return Text.assemble((check.id, "bold"), f" {failed}: {'; '.join(told)}")
+
+
+def _parts(check: Check) -> list[str]:
+    """Why it is as it is, and at last what was expected and found."""
+    parts = [part for part in check.detail.split("; ") if part]
+    if check.expected or check.found:
+        parts.append(f"expected {check.expected or '-'}, found {check.found or '-'}")
+    return [printable(part) for part in parts]
 
 
 def print_verdict(console: Console, verdict: str, *, emulated: bool) -> None:
@@ -66,16 +86,10 @@ def print_verdict(console: Console, verdict: str, *, emulated: bool) -> None:
 
 
 def _story(check: Check, *, brief: bool) -> Text:
-    if brief or check.status in (Status.OK, Status.NOT_APPLICABLE):
+    quiet = {Status.OK, Status.NOT_APPLICABLE} | ({Status.FAIL, Status.UNKNOWN} if brief else set())
+    if check.status in quiet:
         return Text(printable(check.found or check.detail), style="dim", no_wrap=True, overflow="ellipsis")
-    return Text(_story_text(check))
-
-
-def _story_text(check: Check) -> str:
-    parts = [check.detail]
-    if check.expected or check.found:
-        parts.append(f"expected {check.expected or '-'}, found {check.found or '-'}")
-    return printable("; ".join(part for part in parts if part))
+    return Text("; ".join(_parts(check)))
 
 
 def _short(digest: bytes | None) -> str:

@@ -10,7 +10,7 @@ from rich.console import Console
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.edge import mirror_options, prepare_host, surroundings, yes_option
 from tdxstack.cli.progress import progress_display
-from tdxstack.cli.render import checks_table, print_verdict, registers_table
+from tdxstack.cli.render import checks_table, print_rejection, print_verdict, registers_table
 from tdxstack.cli.sudo import become_invoking_user
 from tdxstack.machine.spec import PageTracking
 from tdxstack.machine.store import MachineStore
@@ -119,7 +119,8 @@ def up(
 
 def _print_result(result: UpResult) -> None:
     console = Console()
-    console.print(checks_table(result.verification.checks))
+    print_rejection(console, result.verification.checks)
+    console.print(checks_table(result.verification.checks, brief=True))
     console.print()
     console.print(registers_table(result.verification.registers))
     console.print()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
+from tdxstack.verification.result import Check
+from tdxstack.verification.tcb_info import TcbStatus
+
 _TAMPERED = "do not trust it: get a new quote from the TD itself, over a channel that nobody changes"
 _COLLATERAL = "fetch collateral again, for this platform and this time (`tdx collateral fetch`, or --fetch)"
 _STALE = f"{_COLLATERAL}; or allow some delay in a policy: collateral_grace"
-_UPDATE = (
-    "have the operator update what is short (BIOS with microcode, TDX module, quoting enclave);"
-    " or accept the status in a policy: tcb_status"
-)
+_UPDATE = "have the operator update what is short; no policy accepts such a platform"
+_UPDATE_OR_ACCEPT = "have the operator update what is short; or accept the status in a policy: tcb_status"
+_NEVER_ACCEPTED = (TcbStatus.NOT_SUPPORTED.value, TcbStatus.REVOKED.value)
 _DIFFERS = "find out what was booted; if it is right, put its value into the policy: registers"
 _RTMR3 = "if software in the TD is meant to extend RTMR3, its value is for that software to explain"
 _LOG = "get the event log of this very boot; then compare its events with those of a boot that you trust"
@@ -33,7 +35,7 @@ ADVICE: Final[dict[str, str]] = {
     "tcb_info.freshness": _STALE,
     "tcb_info.fmspc": _COLLATERAL,
     "tcb.module": "do not trust it unless a newer TCB info knows this TDX module: fetch collateral again",
-    "tcb.status": _UPDATE,
+    "tcb.status": _UPDATE_OR_ACCEPT,
     "tcb.advisories": "have the operator apply what the advisories ask for, or change the policy: advisories",
     "qe_identity.signature": _COLLATERAL,
     "qe_identity.freshness": _STALE,
@@ -63,10 +65,12 @@ ADVICE: Final[dict[str, str]] = {
 }
 
 
-def advice(check_id: str) -> str:
-    """What to do when the check failed; empty for a check that is not known."""
-    if check_id.startswith("td.expected."):
+def advice(check: Check) -> str:
+    """What to do about a check that failed or could not be made; empty for a check that is not known."""
+    if check.id.startswith("td.expected."):
         return _DIFFERS
-    if check_id.startswith("policy."):
-        return ADVICE["policy." + check_id.rpartition(".")[2]]
-    return ADVICE.get(check_id, "")
+    if check.id.startswith("policy."):
+        return ADVICE["policy." + check.id.rpartition(".")[2]]
+    if check.id == "tcb.status" and check.found.startswith(_NEVER_ACCEPTED):
+        return _UPDATE
+    return ADVICE.get(check.id, "")

@@ -11,6 +11,7 @@ from tdxstack.verification.result import Check, Status, fail, ok
 
 Checks = tuple[Check, ...]
 
+_BRIEF = 80
 _BADNESS = (Status.FAIL, Status.UNKNOWN, Status.WARNING, Status.OK, Status.NOT_APPLICABLE)
 
 
@@ -76,8 +77,13 @@ def _failures(checks: Checks) -> list[Check]:
 
 
 def _told(checks: Iterable[Check], without: Iterable[Check] = ()) -> str:
-    told = [f"{check.id} ({check.found or check.detail})" for check in checks if check not in without]
-    return ", ".join(told) or "nothing else"
+    return ", ".join(_reason(check) for check in checks if check not in without) or "nothing else"
+
+
+def _reason(check: Check) -> str:
+    """Why it failed, in brief, and what was found. A long story is told by the check itself."""
+    detail = check.detail if len(check.detail) <= _BRIEF or not check.found else ""
+    return f"{check.id} ({': '.join(text for text in (detail, check.found) if text)})"
 
 
 def _named(policy: AnyPolicy) -> str:

@@ -7,23 +7,19 @@ import io
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tdxstack.abi.td_body import TdBody10
-from tdxstack.quoting.pki import Pki
 from tdxstack.verification.policy import AllOf, AnyPolicy, Policy, each
 from tdxstack.verification.policy_file import parse_policy
 from tdxstack.verification.quote import QuoteResult, verify_quote
-from tests.recorded_boot import Keys, Recorded, pki_in, signed, synthetic_boot
-from tests.unit.cli.verification_files import Files, call, write_files
+from tests.recorded_boot import NOW, Keys, Recorded, signed
+from tests.unit.cli.verification_files import Files, call
 
-NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 DOCS = Path(__file__).parents[3] / "docs"
 HOW_TO = (DOCS / "how-to/verify-a-quote.md").read_text()
 
@@ -41,31 +37,6 @@ COMMANDS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pki]:
-    yield pki_in(tmp_path_factory.mktemp("emulated"), NOW)
-
-
-@pytest.fixture(scope="module")
-def keys(pki: Pki) -> Keys:
-    return Keys.of(pki)
-
-
-@pytest.fixture(scope="module")
-def boot(pki: Pki) -> Recorded:
-    return synthetic_boot(pki, NOW, quote_version=5)
-
-
-@pytest.fixture
-def files(tmp_path: Path, boot: Recorded, keys: Keys) -> Files:
-    files = write_files(tmp_path, boot, keys)
-    (tmp_path / "early.json").write_bytes(files.collateral.read_bytes())
-    (tmp_path / "policy.yaml").write_text("{}")
-    (tmp_path / "quotes").mkdir()
-    (tmp_path / "quotes/one").write_bytes(files.quote.read_bytes())
-    return files
-
-
 def test_the_commands_do_what_the_page_says(
     capsys: pytest.CaptureFixture[str],
     files: Files,
@@ -73,7 +44,12 @@ def test_the_commands_do_what_the_page_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In order, and with what an emulated quote needs besides."""
-    monkeypatch.chdir(files.quote.parent)
+    directory = files.quote.parent
+    monkeypatch.chdir(directory)
+    (directory / "early.json").write_bytes(files.collateral.read_bytes())
+    (directory / "policy.yaml").write_text("{}")
+    (directory / "quotes").mkdir()
+    (directory / "quotes/one").write_bytes(files.quote.read_bytes())
     values = {"$report_data": boot.quote.body.report_data.hex(), "$nonce": files.nonce}
     consent = ["--trust-anchor", str(files.root), "--allow", "emulated"]
     assert len(COMMANDS) >= 11
@@ -133,6 +109,7 @@ def test_the_python_of_the_page_runs(files: Files, boot: Recorded, monkeypatch: 
     subprocess.run(
         "openssl genpkey -algorithm ed25519 -out key.pem", shell=True, check=True, capture_output=True
     )
+    Path("policy.yaml").write_text("{}")
     page = (DOCS / "how-to/use-from-python.md").read_text()
     _, verifying, signing = blocks(page, "python")
     printed = io.StringIO()

@@ -8,9 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +18,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from tdxstack.abi.quote import CertificationData
-from tdxstack.quoting.pki import Pki
 from tdxstack.verification.advice import ADVICE, advice
 from tdxstack.verification.boot import BOOT_CHECKS
 from tdxstack.verification.quote import POLICY_CHECKS, QUOTE_CHECKS
-from tests.recorded_boot import Keys, Recorded, naming_pck, pki_in, synthetic_boot, with_quote, with_tcb_info
-from tests.unit.cli.verification_files import Files, call, write_files
+from tdxstack.verification.result import fail
+from tests.recorded_boot import NOW, Keys, Recorded, naming_pck, with_quote, with_tcb_info
+from tests.unit.cli.verification_files import Files, call
 from tests.unit.collateral.pcs_server import serving
 
-NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 Capsys = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pki]:
-    yield pki_in(tmp_path_factory.mktemp("emulated"), NOW)
-
-
-@pytest.fixture(scope="module")
-def keys(pki: Pki) -> Keys:
-    return Keys.of(pki)
-
-
-@pytest.fixture(scope="module")
-def boot(pki: Pki) -> Recorded:
-    return synthetic_boot(pki, NOW, quote_version=5)
-
-
-@pytest.fixture
-def files(tmp_path: Path, boot: Recorded, keys: Keys) -> Files:
-    return write_files(tmp_path, boot, keys)
 
 
 def verify(capsys: Capsys, files: Files, *more: str) -> tuple[int, dict[str, Any]]:
@@ -439,8 +417,11 @@ def test_evidence_is_verified_with_the_same_options(
 
 
 def test_there_is_advice_for_every_check() -> None:
-    for check_id in (*BOOT_CHECKS, *POLICY_CHECKS, "rtmr3.replay", "policy.all_of[1].any_of"):
-        assert advice(check_id)
     known = {*BOOT_CHECKS, *POLICY_CHECKS, "rtmr3.replay"}
+    for check_id in (*known, "policy.all_of[1].any_of"):
+        assert advice(fail(check_id, "", "")), check_id
     assert set(ADVICE) <= known
-    assert advice("nothing.such") == ""
+    assert advice(fail("nothing.such", "", "")) == ""
+    assert "in a policy" in advice(fail("tcb.status", "UpToDate", "OutOfDate, TCB of 2024"))
+    for status in ("Revoked", "NotSupported"):
+        assert "no policy accepts" in advice(fail("tcb.status", "UpToDate", status))

@@ -59,7 +59,7 @@ def test_any_of_says_why_each_member_failed() -> None:
     checks = judge(AnyOf((FIRST, SECOND)), check)
     assert set(failing(checks)) == {"level", "ca", "policy.any_of"}
     assert checks[-1].detail == (
-        "each of them: level (0); any_of[0] (first): ca (platform);"
+        "each of them: level (too low: 0); any_of[0] (first): ca (no authority: platform);"
         " any_of[1] (second): fmspc (it cannot be read)"
     )
 

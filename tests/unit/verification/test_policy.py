@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,32 +11,15 @@ import pytest
 from tdxstack.abi.quote import Quote, TdBody15
 from tdxstack.abi.sgx_report import SgxReportBody
 from tdxstack.evidence.binding import report_data
-from tdxstack.quoting.pki import Pki
 from tdxstack.verification.inputs import ParsedCollateral
 from tdxstack.verification.policy import AllOf, AnyOf, AnyPolicy, Policy, each, expecting
 from tdxstack.verification.quote import QUOTE_CHECKS, QuoteResult, verify_quote
 from tdxstack.verification.result import Check, Status
 from tdxstack.verification.tcb_info import TcbStatus
 from tdxstack.verification.td import check_attributes, check_demands
-from tests.recorded_boot import ALLOW_EMULATED, Keys, Recorded, pki_in, signed, synthetic_boot, with_tcb_info
+from tests.recorded_boot import ALLOW_EMULATED, NOW, Keys, Recorded, signed, with_tcb_info
 
-NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 SERVICE_TD = b"\x5e" * 48
-
-
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pki]:
-    yield pki_in(tmp_path_factory.mktemp("emulated"), NOW)
-
-
-@pytest.fixture(scope="module")
-def keys(pki: Pki) -> Keys:
-    return Keys.of(pki)
-
-
-@pytest.fixture(scope="module")
-def boot(pki: Pki) -> Recorded:
-    return synthetic_boot(pki, NOW, quote_version=5)
 
 
 @pytest.fixture(scope="module")

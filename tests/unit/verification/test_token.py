@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -25,7 +24,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tdxstack.errors import MalformedError, RejectedError
-from tdxstack.quoting.pki import Pki
 from tdxstack.verification.quote import QuoteResult
 from tdxstack.verification.result import Check, Status, fail, ok, unknown
 from tdxstack.verification.tcb_info import TcbStatus
@@ -40,9 +38,7 @@ from tdxstack.verification.token import (
     verify_token,
 )
 from tdxstack.verification.trust_vector import Tier, overall, trust_vector
-from tests.recorded_boot import pki_in, synthetic_boot
-
-NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+from tests.recorded_boot import NOW, Recorded
 
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 KEYS: dict[str, PrivateKey] = {
@@ -61,14 +57,9 @@ def public_pem(key: PrivateKey) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pki]:
-    yield pki_in(tmp_path_factory.mktemp("emulated"), NOW)
-
-
-@pytest.fixture(scope="module")
-def emulated(pki: Pki) -> QuoteResult:
+def emulated(boot: Recorded) -> QuoteResult:
     """An accepted result about emulated evidence."""
-    result = synthetic_boot(pki, NOW, quote_version=5).verify().quote
+    result = boot.verify().quote
     assert result is not None and result.accepted
     return result
 
