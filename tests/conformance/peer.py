@@ -111,12 +111,12 @@ def _chain(case: Case) -> list[bytes]:
 
 
 def _root_of_quote(case: Case) -> bool:
-    base = _chain(case.base or case)
-    quote = _parsed(case)
-    text = quote.signature.certification.data if quote else case.quote
+    base, quote = _chain(case.base or case), _parsed(case)
+    if quote is None or len(base) != 3:
+        return False
     # What they read is there: the leaf first, and its issuer; what is wrong is the rest.
-    kept = text.replace(b"\r", b"").replace(b"\n", b"")
-    return len(base) == 3 and base[0] in kept and base[1] in kept and _chain(case) != base
+    kept = quote.signature.certification.data.replace(b"\r", b"").replace(b"\n", b"")
+    return base[0] in kept and base[1] in kept and _chain(case) != base
 
 
 def _root_of_collateral(case: Case) -> bool:

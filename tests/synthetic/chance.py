@@ -35,15 +35,15 @@ class Chance:
     def __init__(self, shop: Workshop, seed: str) -> None:
         self._shop = shop
         self._random = random.Random(seed)
-        self._platforms = [self._platform() for _ in range(24)]
+        other = {"pce_id": b"\0\1"}, {"fmspc": b"\xfeOTHER"}
+        self._platforms = [self._platform(**changes) for changes in ({},) * 22 + other]
 
-    def _platform(self) -> tuple[EmulatedPlatform, x509.Certificate]:
+    def _platform(self, **changes: Any) -> tuple[EmulatedPlatform, x509.Certificate]:
         chance = self._random
         platform = EmulatedPlatform(
             cpusvn=bytes(chance.randrange(4) for _ in range(16)),
             pcesvn=chance.choice([9, 10, 11, 300]),
-            pce_id=chance.choice([bytes(2)] * 19 + [b"\0\1"]),
-            fmspc=chance.choice([self._shop.platform.fmspc] * 19 + [b"\xfeOTHER"]),
+            **changes,
         )
         return platform, self._shop.pck_of(platform)
 
