@@ -15,7 +15,9 @@ from tdxstack.abi.event_log import EventLog
 from tdxstack.abi.quote import Quote, TdBody10
 from tdxstack.abi.tdreport import TdReport
 from tdxstack.collateral.bundle import QE_IDENTITY, TCB_INFO, Collateral, crl_der
+from tdxstack.collateral.reading import read_all
 from tdxstack.collateral.signed_json import SignedJson
+from tdxstack.collateral.writing import INTEL, write_collateral
 from tdxstack.errors import MalformedError
 from tdxstack.measurement.describe import describe
 from tdxstack.measurement.digests import check_digest
@@ -73,10 +75,11 @@ def quote(name: str, *, fmspc: str, root: bool = True, debug: bool = False) -> N
 
 
 def collateral(name: str) -> None:
-    """Every item can be read, is signed by Intel, and survives the way through both forms."""
+    """Every item can be read, is signed by Intel, and survives the way through all forms."""
     bundle = Collateral.from_json(vectors.read(name))
     assert Collateral.from_json(bundle.to_json()) == bundle
     assert Collateral.from_json(bundle.to_dcap_qvl_json()) == bundle
+    assert read_all(write_collateral([bundle], INTEL)) == (bundle,)
     for chain in (bundle.tcb_info_issuer_chain, bundle.qe_identity_issuer_chain):
         assert _is_intels(read_chain(chain))
     tcb_info = _signed(bundle.tcb_info, TCB_INFO, read_chain(bundle.tcb_info_issuer_chain))

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tdxstack.abi import event_log
 from tdxstack.abi.tdx_blob import VERSION_1, VERSION_2, TdxBlob
+from tdxstack.collateral.writing import INTEL, OWN, write_collateral
 from tests.recorded_boot import pki_in, synthetic_boot
 from tests.unit.abi import (
     test_aael,
@@ -71,7 +72,11 @@ def corpus() -> dict[str, tuple[bytes, ...]]:
         "cel": cel,
         "certificates": (chain,),
         "certification": (b"P" * 16 + bytes(20), b"P" * 256 + bytes(18), b"P" * 384 + bytes(20)),
-        "collateral": (collateral.to_json(),),
+        "collateral": (
+            collateral.to_json(),
+            collateral.to_dcap_qvl_json(),
+            *(write_collateral([collateral] * count, form) for count, form in ((2, OWN), (1, INTEL))),
+        ),
         "crl": (collateral.pck_crl,),
         "device_path": (test_describe.DISK, test_describe.FIRMWARE_APP),
         "event": events,

@@ -28,7 +28,7 @@ from tdxstack.abi.tdreport import TdReport
 from tdxstack.abi.tdvf import parse_image
 from tdxstack.abi.tdx_blob import TdxBlob
 from tdxstack.cli.evidence_input import decode_evidence
-from tdxstack.collateral.bundle import Collateral
+from tdxstack.collateral.reading import read_all
 from tdxstack.collateral.signed_json import SignedJson
 from tdxstack.errors import MalformedError
 from tdxstack.evidence.document import Evidence
@@ -172,7 +172,7 @@ TARGETS: dict[str, Target] = {
     "cel": parses(_cel),
     "certificates": parses(read_chain),
     "certification": _certification,
-    "collateral": parses(Collateral.from_json),
+    "collateral": parses(read_all),
     "crl": parses(RevocationList.parse),
     "device_path": parses(device_path_text),
     "event": _event,

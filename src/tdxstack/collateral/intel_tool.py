@@ -30,6 +30,9 @@ from tdxstack.errors import MalformedError, UsageError
 
 API_VERSION: Final = 4
 
+MAX_CHAIN: Final = 1 << 18
+"""Characters of an escaped certificate chain; Intel's have about 5,000."""
+
 _PCK_CHAINS = "SGX-PCK-Certificate-Issuer-Chain"
 _TCB_CHAIN, _OLD_TCB_CHAIN = "TCB-Info-Issuer-Chain", "SGX-TCB-Info-Issuer-Chain"
 _QE_CHAIN = "SGX-Enclave-Identity-Issuer-Chain"
@@ -214,6 +217,11 @@ def _encoded(text: str, key: str) -> bytes:
 
 
 def _chain(escaped: str) -> bytes:
+    if len(escaped) > MAX_CHAIN:
+        raise MalformedError(
+            f"collateral: a certificate chain has {len(escaped)} characters, at most {MAX_CHAIN} are read",
+            hint=_HINT,
+        )
     return unquote(escaped).encode()
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from tdxstack.collateral import intel_tool
 from tdxstack.collateral.bundle import SET_FORMAT, TCB_INFO, Collateral
+from tdxstack.collateral.json_text import refuse_crowds
 from tdxstack.collateral.platform_id import PlatformId, Subject, issued_at, subjects_of
 from tdxstack.errors import MalformedError, UsageError
 
@@ -75,7 +76,9 @@ def _load(data: bytes) -> dict[str, Any]:
     if len(data) > MAX_SIZE:
         raise MalformedError(f"collateral has {len(data)} bytes, at most {MAX_SIZE} are read", hint=_HINT)
     try:
-        document = json.loads(data)
+        text = data.decode("utf-8-sig")
+        refuse_crowds(text, "collateral", _HINT)
+        document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise MalformedError(f"collateral is not JSON: {error}", hint=_HINT) from error
     if not isinstance(document, dict):

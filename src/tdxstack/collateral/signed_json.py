@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from tdxstack.collateral.json_text import refuse_crowds
 from tdxstack.errors import MalformedError
 
 _WHITE = " \t\r\n"
@@ -42,6 +43,7 @@ class SignedJson:
         """
         try:
             text = document.rstrip(b"\0").decode("utf-8")
+            refuse_crowds(text, name, _HINT)
             members = _members(text)
         except (ValueError, RecursionError) as error:
             raise MalformedError(f"{name} is not a JSON document: {error}", hint=_HINT) from error

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tdxstack.collateral import intel_tool
 from tdxstack.collateral.bundle import TCB_INFO, Collateral
+from tdxstack.collateral.json_text import MAX_CONTAINERS
 from tdxstack.collateral.platform_id import PlatformId, subject_of
 from tdxstack.collateral.reading import MAX_SIZE, newest_of_each, read_all, read_collateral
 from tdxstack.collateral.signed_json import SignedJson
@@ -178,6 +179,24 @@ def test_damaged_intel_file_is_malformed(make: Make, path: str, value: object) -
     assert caught.value.hint
 
 
+def test_chain_in_an_intel_file_is_bounded(make: Make) -> None:
+    document = json.loads(intel_tool.write([make()]))
+    with pytest.raises(MalformedError, match="300000 characters"):
+        read_all(break_intel(document, "collaterals.certificates.TCB-Info-Issuer-Chain", "%20" * 100_000))
+
+
+def test_crowds_in_strings_are_no_crowds(make: Make) -> None:
+    entries = [make()] * 300
+    file = write_collateral(entries)
+    assert file.count(b"{") > MAX_CONTAINERS // 10
+    assert len(read_all(file)) == 300
+
+
+def test_signed_document_with_crowds_is_malformed() -> None:
+    with pytest.raises(MalformedError, match="too many"):
+        SignedJson.of_parts(TCB_INFO, f"[{'[],' * 250_000}0]", "ab" * 64)
+
+
 def test_missing_identity_in_an_intel_file_is_left_to_verification(make: Make) -> None:
     document = json.loads(intel_tool.write([make()]))
     assert read_all(break_intel(document, "collaterals.tdqeidentity", ""))[0].qe_identity == b""
@@ -196,6 +215,9 @@ def test_missing_identity_in_an_intel_file_is_left_to_verification(make: Make) -
         b'{"format":"tdxstack collateral set 1","collateral":[1]}',
         b'{"format":"tdxstack collateral set 1","collateral":[{}]}',
         b" " * (MAX_SIZE + 1),
+        b"{" * 300_000,
+        b'{"a":[' + b"[]," * 250_000 + b"0]}",
+        b'{"a":[' + b"0," * 1_100_000 + b"0]}",
     ],
 )
 def test_other_files_are_malformed(text: bytes) -> None:
