@@ -131,8 +131,9 @@ class FakeSystem:
         for user in users:
             self._append("/etc/passwd", f"{user}:x:99:99::/:/bin/false\n")
         if name == "tdx-qgs":
-            self.files["/etc/qgs.conf"] = QGS_CONF
-            self.files["/units/qgsd"] = b"disabled"
+            fedoras = self.has("dnf")
+            self.files["/etc/qgs.conf"] = QGS_CONF.replace(b"\nport", b"\n#port") if fedoras else QGS_CONF
+            self.files["/units/qgs" if fedoras else "/units/qgsd"] = b"disabled"
 
     def _uninstall(self, name: str) -> None:
         self.files.pop(f"/pkgs/{name}", None)
@@ -143,7 +144,8 @@ class FakeSystem:
             ]
             self.files[path] = b"".join(kept)
         if name == "tdx-qgs":
-            del self.files["/etc/qgs.conf"], self.files["/units/qgsd"]
+            del self.files["/etc/qgs.conf"]
+            del self.files["/units/qgs" if self.has("dnf") else "/units/qgsd"]
 
     def _append(self, path: str, line: str) -> None:
         if line.encode() not in self.files[path]:

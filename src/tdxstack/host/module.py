@@ -78,9 +78,9 @@ class Releases:
         wanted = version_key(version)
         return next((one for one in self.releases if version_key(one.version) == wanted), None)
 
-    def built_on(self, day: date) -> Release | None:
-        """The release of this build date, if one only has it."""
-        found = [release for release in self.releases if release.built == day]
+    def built_on(self, day: int) -> Release | None:
+        """The release of this build date, a decimal number YYYYMMDD, if one only has it."""
+        found = [release for release in self.releases if f"{release.built:%Y%m%d}" == str(day)]
         return found[0] if len(found) == 1 else None
 
 

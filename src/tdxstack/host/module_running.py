@@ -1,25 +1,22 @@
 """The TDX module that runs on a host, as far as the host says.
 
-Sources: Linux Documentation/ABI/testing/sysfs-devices-faux-tdx-host; `virt/tdx:` lines of the kernel's log,
-of upstream kernels (`Module version:`) and of Canonical's older ones (`build_date`).
+Source: Linux Documentation/ABI/testing/sysfs-devices-faux-tdx-host; else the kernel's log.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from datetime import date
 from typing import Final
 
 from tdxstack.errors import MalformedError
+from tdxstack.host.kernel_log import module_version
 from tdxstack.host.module import Releases, version_key
 from tdxstack.host_access import AbsentError, Host, HostError
 
 SYSFS: Final = "/sys/devices/faux/tdx_host"
 UPDATE_INTERFACE: Final = "/sys/class/firmware/tdx_module"
 
-_VERSION = re.compile(r"virt/tdx: Module version: ([0-9]{1,5}(?:\.[0-9]{1,5}){2})")
-_BUILD = re.compile(r"virt/tdx: TDX module: .{0,100}build_date (\d{4})(\d{2})(\d{2})")
 _CPUINFO = re.compile(r"^(vendor_id|cpu family|model|stepping)\s*: (.+)$", re.MULTILINE)
 
 
@@ -66,30 +63,19 @@ def _version(host: Host, releases: Releases, reasons: dict[str, str]) -> tuple[s
     except HostError as error:
         reasons["version"] = f"{error.message}; {error.hint}"
         return "", ""
-    for line in reversed(log.lines):
-        if match := _VERSION.search(line):
-            reasons.pop("version", None)
-            return match[1], log.source
-        if match := _BUILD.search(line):
-            return _by_build_date(match, log.source, releases, reasons)
-    if not log.complete:
-        reasons["version"] = "the kernel's log has lost its beginning; journalctl -k -b -g virt/tdx"
-    return "", ""
-
-
-def _by_build_date(
-    match: re.Match[str], source: str, releases: Releases, reasons: dict[str, str]
-) -> tuple[str, str]:
-    try:
-        day = date(int(match[1]), int(match[2]), int(match[3]))
-    except ValueError:
-        day = None
-    release = releases.built_on(day) if day else None
-    if release is None:
-        reasons["version"] = f"no published module was built on {match[1]}-{match[2]}-{match[3]}"
+    said_so = module_version(log)
+    if said_so is None:
+        if not log.complete:
+            reasons["version"] = "the kernel's log has lost its beginning; journalctl -k -b -g virt/tdx"
         return "", ""
     reasons.pop("version", None)
-    return release.version, f"build date {release.built} in {source}"
+    if said_so.update:
+        return str(said_so), log.source
+    release = releases.built_on(said_so.build_date)
+    if release is None:
+        reasons["version"] = f"no published module is {said_so}"
+        return "", ""
+    return release.version, f"{said_so} in {log.source}"
 
 
 def _version_file(host: Host, name: str, reasons: dict[str, str]) -> str:

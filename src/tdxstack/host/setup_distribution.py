@@ -1,8 +1,8 @@
 """Distributions that can be TDX hosts: their package managers, packages and ways to set kernel parameters.
 
 Sources: canonical/tdx issue 411 (Ubuntu 25.10 and newer), Fedora's change "Confidential Virtualization Host
-for Intel TDX" (Fedora 43), Debian's package archive. Which packages a distribution really has is asked of its
-package manager: of alternatives, the first that is there is taken.
+for Intel TDX" (Fedora 43) and its linux-sgx package, Debian's package archive. Which packages a distribution
+really has is asked of its package manager: of alternatives, the first that is there is taken.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class Dnf:
         return bool(system.ask(["dnf", "--quiet", "repoquery", package]).stdout.strip())
 
     def install(self, packages: Sequence[str], suite: str) -> tuple[tuple[str, ...], ...]:
-        return (("dnf", "--assumeyes", "install", *packages),)
+        # Fedora's QGS recommends the agent that registers the platform with Intel: only if asked for.
+        return (("dnf", "--assumeyes", "--setopt=install_weak_deps=False", "install", *packages),)
 
 
 @dataclass(frozen=True, slots=True)

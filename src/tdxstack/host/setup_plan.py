@@ -25,6 +25,8 @@ from tdxstack.verification.result import Check, judged
 QGS_CONFIGURATION: Final = "/etc/qgs.conf"
 QGS_DROP_IN: Final = "/etc/systemd/system/qgsd.service.d/60-tdxstack.conf"
 QGS_GROUP: Final = "qgsd"
+INTEL_QGS_UNIT: Final = "qgsd"
+FEDORA_QGS_UNIT: Final = "qgs"
 MAX_CONFIGURATION: Final = 4 << 20
 KVM_PARAMETER: Final = "/sys/module/kvm_intel/parameters/tdx"
 
@@ -277,6 +279,10 @@ def _services(system: System, distribution: Distribution, draft: _Draft) -> None
         _enabled(system, unit, "libvirt runs", draft)
 
 
+def _exists(system: System, unit: str) -> bool:
+    return system.ask(["systemctl", "is-enabled", unit]).stdout.strip() in ("enabled", "disabled")
+
+
 def _enabled(system: System, unit: str, why: str, draft: _Draft) -> None:
     """A step that turns a unit on which exists and is off."""
     if system.ask(["systemctl", "is-enabled", unit]).stdout.strip() == "disabled":
@@ -303,11 +309,15 @@ def _quoting(system: System, distribution: Distribution, options: Options, draft
 
 
 def _quoting_socket(system: System, distribution: Distribution, options: Options, draft: _Draft) -> None:
-    """QGS on its unix socket, for those who run QEMU."""
+    """QGS on its unix socket, for those who run QEMU.
+
+    Fedora's own package has the socket and its permissions right; Intel's listens on vsock.
+    """
+    _enabled(system, FEDORA_QGS_UNIT, "QGS runs", draft)
     configuration = system.read(QGS_CONFIGURATION)
-    if configuration is None:
+    if configuration is None or not _exists(system, INTEL_QGS_UNIT):
         return
-    restart = ("systemctl", "restart", "qgsd")
+    restart = ("systemctl", "restart", INTEL_QGS_UNIT)
     text = configuration.decode("utf-8", "replace")
     unix = _QGS_PORT.sub(r"# \1", text)
     service = system.read(QGS_DROP_IN)
@@ -324,7 +334,7 @@ def _quoting_socket(system: System, distribution: Distribution, options: Options
     for user in (distribution.qemu_user, options.user):
         if user:
             _member(system, user, QGS_GROUP, f"{user} may ask QGS for quotes", draft)
-    _enabled(system, "qgsd", "QGS runs", draft)
+    _enabled(system, INTEL_QGS_UNIT, "QGS runs", draft)
 
 
 def ready_checks(system: System) -> list[Check]:

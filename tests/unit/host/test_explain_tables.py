@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import re
 from collections import Counter
 
+import click
 import pytest
 
+from tdxstack.cli import tdx
 from tdxstack.host.explain import explain_text
 from tdxstack.host.explain_codes import STATUS_FAMILY, Numbers, explain_number
 from tdxstack.host.explain_tables import GAP, Code, Message, load
@@ -62,3 +65,16 @@ def test_gaps_are_written_with_one_character() -> None:
     assert not any(
         b"..." in fragment for m in TABLES.messages for pattern in m.patterns for fragment in pattern
     )
+
+
+def test_commands_that_rows_advise_exist() -> None:
+    texts = [text for row in (*TABLES.codes, *TABLES.messages) for text in (row.meaning, row.cause, row.next)]
+    advised = {match[1] for text in texts for match in re.finditer(r"(?:^|[;:,(`] ?)tdx ([a-z ]+)", text)}
+    assert len(advised) > 8
+    for words in advised:
+        command: click.Command = tdx
+        for word in words.split():
+            if isinstance(command, click.Group):
+                found = command.get_command(click.Context(command), word)
+                assert found is not None, f"tdx {words}"
+                command = found

@@ -88,6 +88,15 @@ def test_what_is_done_on_ubuntu(tmp_path: Path) -> None:
     assert system.files["/units/qgsd"] == b"enabled"
 
 
+def test_fedoras_qgs_is_turned_on_and_left_as_it_is(tmp_path: Path) -> None:
+    system = fedora()
+    set_up(system, tmp_path)
+    assert system.files["/units/qgs"] == system.files["/units/virtqemud.socket"] == b"enabled"
+    assert "/etc/systemd/system/qgsd.service.d/60-tdxstack.conf" not in system.files
+    assert not any("sgx-mpa" in command for command in system.ran)
+    assert b"\n#port = 4050\n" in system.files[QGS_CONFIGURATION]
+
+
 def test_a_plan_shows_every_file_and_command_before_it_is_done(tmp_path: Path) -> None:
     system = fedora()
     for _ in range(2):
