@@ -6,8 +6,10 @@ import json
 
 import pytest
 
+from tdxstack.host.module import Releases
 from tests.conformance import vectors
 from tests.conformance.entries import ENTRIES, Check, Elsewhere
+from tests.conformance.items import MODULES
 
 pytestmark = pytest.mark.vectors
 
@@ -29,8 +31,14 @@ def test_file(name: str) -> None:
     CHECKS[name](name)
 
 
-def test_mrseams_are_known_for_released_modules_alone() -> None:
-    name = "intel+confidential-computing.tdx.tdx-module.binaries/mapping_file.json"
-    released = {row["version"] for row in json.loads(vectors.read(name))["tdx_module_releases"]}
+def test_tdx_modules_are_those_of_intels_releases() -> None:
+    """MRSEAM by version as the index has computed it, TEE_TCB_SVN as quotes have shown it, versions as Intel
+    maps them: the table that tdxstack ships says the same."""
+    shipped = {release.version: release for release in Releases.load().releases}
+    mapping = "intel+confidential-computing.tdx.tdx-module.binaries/mapping_file.json"
+    released = {row["version"] for row in json.loads(vectors.read(mapping))["tdx_module_releases"]}
     modules = json.loads(vectors.read(vectors.DERIVED + "mrseam.json"))
-    assert {path.split("/")[2] for path in modules.values()} <= released
+    computed = {path.split("/")[2]: mrseam for mrseam, path in modules.items()}
+    assert set(shipped) == set(computed) <= released
+    assert {version: release.mrseam.hex() for version, release in shipped.items()} == computed
+    assert {svn: version for svn, version in MODULES.items() if shipped[version].svn != svn} == {}

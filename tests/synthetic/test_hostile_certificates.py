@@ -84,6 +84,17 @@ def test_collateral_of_another_root_is_not_taken(shop: Workshop, other_shop: Wor
         assert evidence.but(**{name: getattr(theirs, name) for name in names}).failing() == [check]
 
 
+def test_a_certificate_names_its_issuer(shop: Workshop) -> None:
+    """The right key under another name is another authority."""
+    other = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "SGX PCK Processor CA")])
+    pck = remade(shop.pck, shop.platform_ca_key, issuer=other)
+    assert under(shop, pck, shop.platform_ca, shop.root).failing() == ["pck.chain"]
+    ca = remade(shop.platform_ca, shop.root_key, issuer=other)
+    assert under(shop, shop.pck, ca, shop.root).failing() == ["pck.chain"]
+    signer = remade(shop.tcb_signing, shop.root_key, issuer=other)
+    assert shop.evidence(tcb_info_issuer_chain=pem(signer, shop.root)).failing() == ["tcb_info.signature"]
+
+
 # Certificates that may not do what they do.
 
 
