@@ -140,11 +140,15 @@ def verify(
     """
     policy = _policy(options, nonce, bound_key, report_data)
     if Path(quote_file).is_dir():
-        for option, value in (("event-log", event_log), ("pck-chain", pck_chain), ("forecast", forecast)):
-            if value:
-                raise UsageError(f"--{option} is about one quote", hint="verify the quotes one by one")
-        if token:
-            raise UsageError("--token is about one quote", hint="verify the quotes one by one")
+        of_one = {
+            "event-log": event_log,
+            "reference": reference,
+            "pck-chain": pck_chain,
+            "forecast": forecast,
+            "token": token,
+        }
+        for option in (name for name, value in of_one.items() if value):
+            raise UsageError(f"--{option} is about one quote", hint="verify the quotes one by one")
         return verify_directory(Path(quote_file), options, policy, jobs)
     if jobs:
         raise UsageError("--jobs is for a directory of quotes", hint=f"{quote_file} is none")

@@ -14,6 +14,7 @@ _UPDATE = "have the operator update what is short; no policy accepts such a plat
 _UPDATE_OR_ACCEPT = "have the operator update what is short; or accept the status in a policy: tcb_status"
 _NEVER_ACCEPTED = (TcbStatus.NOT_SUPPORTED.value, TcbStatus.REVOKED.value)
 _DIFFERS = "find out what was booted; if it is right, put its value into the policy: registers"
+_UNLIKE_REFERENCE = "find out what was booted: `tdx compare` says what differs and why"
 _RTMR3 = "if software in the TD is meant to extend RTMR3, its value is for that software to explain"
 _LOG = "get the event log of this very boot; then compare its events with those of a boot that you trust"
 
@@ -69,6 +70,8 @@ def advice(check: Check) -> str:
     """What to do about a check that failed or could not be made; empty for a check that is not known."""
     if check.id.startswith("td.expected."):
         return _DIFFERS
+    if check.id.startswith("reference."):
+        return _UNLIKE_REFERENCE
     if check.id.startswith("policy."):
         return ADVICE["policy." + check.id.rpartition(".")[2]]
     if check.id == "tcb.status" and check.found.startswith(_NEVER_ACCEPTED):

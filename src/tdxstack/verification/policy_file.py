@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from tdxstack.abi.tdreport import TD_ATTRIBUTE_NAMES
 from tdxstack.errors import MalformedError
 from tdxstack.evidence.binding import NONCE_SIZE, host_key_blob
+from tdxstack.terminal import printable
 from tdxstack.verification.policy import PCK_CAS, AllOf, AnyOf, AnyPolicy, Policy
 from tdxstack.verification.tcb_info import TcbStatus
 
@@ -26,6 +27,8 @@ MAX_SIZE: Final = 1 << 20
 MAX_DEPTH: Final = 16
 """Policies within policies."""
 
+_MAX_TOLD = 50
+_MAX_PLACE = 200
 _HINT = "docs/reference/policy.md describes every key"
 _NO_SERVICE_TD = bytes(48)
 _NEVER_ACCEPTED = (TcbStatus.REVOKED, TcbStatus.NOT_SUPPORTED)
@@ -46,7 +49,9 @@ def parse_policy(text: bytes) -> AnyPolicy:
     try:
         return _policy(_Node.model_validate(document), {}, "policy", 0)
     except ValidationError as error:
-        problems = [f"{_place(item['loc'])}: {_problem(item)}" for item in error.errors()]
+        problems = [f"{_place(item['loc'])}: {_problem(item)}" for item in error.errors()[:_MAX_TOLD]]
+        if error.error_count() > _MAX_TOLD:
+            problems.append(f"and {error.error_count() - _MAX_TOLD} more")
         raise MalformedError(f"policy: {'; '.join(problems)}", hint=_HINT) from None
     except RecursionError:
         raise MalformedError("policy: nested too deeply", hint=_HINT) from None
@@ -56,11 +61,14 @@ class _Loader(yaml.BaseLoader):
     """Strings, lists and mappings only: a digest of digits stays text. A key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for number, key in enumerate(keys):
-            if key in keys[:number]:
-                mark = node.value[number][0].start_mark
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", mark)
+        seen = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if isinstance(name, str) and name in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {name!r} is given twice", key.start_mark
+                )
+            seen.add(name if isinstance(name, str) else None)
         return super().construct_mapping(node, deep)
 
 
@@ -315,7 +323,7 @@ def _set(values: list[Any] | None) -> frozenset[Any] | None:
 
 def _place(location: tuple[int | str, ...]) -> str:
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return text.removeprefix(".") or "document"
+    return printable(text.removeprefix(".")[:_MAX_PLACE]) or "document"
 
 
 def _problem(item: Any) -> str:

@@ -38,6 +38,7 @@ _COLLATERAL = (
     "qe_identity.freshness",
 )
 _BOOT_REGISTERS = {"mrtd", "rtmr0", "rtmr1", "rtmr2"}
+_REGISTERS = {*_BOOT_REGISTERS, "rtmr3", "mrenclave", "mrsigner"}
 _NEEDS_CONFIGURATION = {
     TcbStatus.CONFIGURATION_NEEDED,
     TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED,
@@ -133,19 +134,22 @@ def _runtime_opaque(result: QuoteResult, hardware: int) -> int:
 
 
 def _executables(checks: tuple[Check, ...]) -> int:
-    """Zero, which claims nothing, unless policy or reference names what each register of the boot may be."""
+    """Zero, which claims nothing, unless every register of the boot was compared with what it may be."""
     found = {check.id: check.status for check in checks}
-    measured = [
+    compared = {
+        check_id.rpartition(".")[2]: status
+        for check_id, status in found.items()
+        if check_id.startswith(("td.expected.", "reference."))
+    }
+    others = [
         status
         for check_id, status in found.items()
-        if check_id.startswith(("td.expected.mr", "td.expected.rtmr", "reference."))
-        or check_id.endswith(".replay")
-        or check_id == "mrtd.firmware"
+        if check_id.endswith(".replay") or check_id == "mrtd.firmware"
     ]
-    if not all(_good(status) for status in measured):
+    judged = [status for name, status in compared.items() if name in _REGISTERS]
+    if not all(_good(status) for status in (*judged, *others)):
         return UNRECOGNIZED_EXECUTABLES
-    registers = {check_id.removeprefix("td.expected.").removeprefix("reference.") for check_id in found}
-    return APPROVED_BOOT if registers >= _BOOT_REGISTERS or "mrenclave" in registers else 0
+    return APPROVED_BOOT if compared.keys() >= _BOOT_REGISTERS or "mrenclave" in compared else 0
 
 
 def _is_open(result: QuoteResult) -> bool:

@@ -346,6 +346,7 @@ def test_what_is_about_one_quote_is_refused_for_a_directory(
     key.chmod(0o600)
     for options in (
         ["--event-log", str(files.event_log)],
+        ["--reference", str(files.collateral)],
         ["--pck-chain", str(files.root)],
         ["--forecast", str(files.collateral)],
         ["--token", "-", "--token-key", str(key)],
@@ -418,7 +419,7 @@ def test_evidence_is_verified_with_the_same_options(
 
 def test_there_is_advice_for_every_check() -> None:
     known = {*BOOT_CHECKS, *POLICY_CHECKS, "rtmr3.replay"}
-    for check_id in (*known, "policy.all_of[1].any_of"):
+    for check_id in (*known, "policy.all_of[1].any_of", "reference.mrtd"):
         assert advice(fail(check_id, "", "")), check_id
     assert set(ADVICE) <= known
     assert advice(fail("nothing.such", "", "")) == ""

@@ -136,6 +136,13 @@ def test_everything_that_is_wrong_is_told() -> None:
         assert f"{place}: " in message
 
 
+def test_what_is_told_is_bounded_and_harmless() -> None:
+    message = problem("\n".join(f"key{number}: 1" for number in range(20_000)))
+    assert message.endswith("; and 19950 more")
+    assert "\x1b" not in problem('"\\e[31mred": 1')
+    assert len(problem("k" * 5000 + ": 1")) < 1000
+
+
 def test_combinations_are_read_and_nest() -> None:
     text = f"""
 all_of:

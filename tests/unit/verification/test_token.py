@@ -123,6 +123,7 @@ def test_emulated_evidence_is_never_affirmed(emulated: QuoteResult) -> None:
         ("td.attributes", {"configuration": 96, "hardware": 2}),
         ("td.service_td", {"configuration": 96}),
         ("td.expected.mrtd", {"executables": 33, "hardware": 2}),
+        ("reference.rtmr1", {"executables": 33}),
         ("rtmr1.replay", {"executables": 33}),
         ("reference.rtmr1", {"executables": 33}),
     ],
@@ -172,6 +173,10 @@ def test_executables_are_claimed_where_every_register_was_expected(genuine: Quot
     registers = [ok(f"{by}.{name}") for name in ("mrtd", "rtmr0", "rtmr1", "rtmr2")]
     assert trust_vector(with_checks(genuine, *registers))["executables"] == 3
     assert "executables" not in trust_vector(with_checks(genuine, *registers[:3]))
+    referred = [*registers[:3], ok("reference.rtmr2")]
+    assert trust_vector(with_checks(genuine, *referred))["executables"] == 3
+    assert trust_vector(with_checks(genuine, *registers, failed("reference.rtmr2")))["executables"] == 33
+    assert trust_vector(with_checks(genuine, *registers, failed("td.expected.mrowner")))["executables"] == 3
 
 
 def test_warnings_about_the_configuration_are_warnings(genuine: QuoteResult) -> None:
