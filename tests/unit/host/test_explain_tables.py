@@ -68,7 +68,8 @@ def test_gaps_are_written_with_one_character() -> None:
 
 
 def test_commands_that_rows_advise_exist() -> None:
-    texts = [text for row in (*TABLES.codes, *TABLES.messages) for text in (row.meaning, row.cause, row.next)]
+    rows: list[Code | Message] = [*TABLES.codes, *TABLES.messages]
+    texts = [text for row in rows for text in (row.meaning, row.cause, row.next)]
     advised = {match[1] for text in texts for match in re.finditer(r"(?:^|[;:,(`] ?)tdx ([a-z ]+)", text)}
     assert len(advised) > 8
     for words in advised:
