@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
+import click
+import pytest
+
+from tdxstack.cli import tdx
 from tdxstack.host.chain import CHAIN
 from tdxstack.host.check import Check, Purpose
 
-PAGE = Path(__file__).parents[2] / "docs/reference/doctor.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/reference/doctor.md"
 
 HEAD = """\
 # What `tdx doctor` looks at
@@ -39,6 +45,28 @@ def test_the_page_says_what_the_checks_say() -> None:
     if os.environ.get("TDX_UPDATE_GOLDEN") == "1":
         PAGE.write_text(text)
     assert PAGE.read_text() == text
+
+
+PROSE = ("docs/reference/pains.md", "docs/how-to/host-not-ready.md", "docs/reference/doctor.md")
+
+
+@pytest.mark.parametrize("page", PROSE)
+def test_the_commands_that_are_recommended_exist(page: str) -> None:
+    text = (ROOT / page).read_text()
+    named = re.findall(r"(?<![.<\w])(?<!vm-type )tdx ([a-z]+)(?: ([a-z]+))?(?: ([a-z]+))?", text)
+    assert named
+    context = click.Context(tdx)
+    for words in named:
+        command: click.Command | None = tdx
+        for word in words:
+            if isinstance(command, click.Group) and word:
+                command = command.get_command(context, word)
+                assert command is not None, words
+
+
+def test_every_pain_has_its_row() -> None:
+    rows = re.findall(r"^\| (\d+) \|", (ROOT / PROSE[0]).read_text(), re.MULTILINE)
+    assert rows == [str(number) for number in range(1, 21)]
 
 
 def section(purpose: Purpose) -> str:

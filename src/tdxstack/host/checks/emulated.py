@@ -11,7 +11,7 @@ class Emulator(Check):
 
     id = "emulated.emulator"
     purpose = Purpose.EMULATE
-    looks_at = "the emulators that tdx has built, apt-get"
+    looks_at = "the emulators that have been built, apt-get"
     expected = "built, or can be built"
     why = (
         "Without TDX hardware, tdx up boots real firmware and kernels in an emulated TD, which is not "

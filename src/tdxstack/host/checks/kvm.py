@@ -141,7 +141,7 @@ class Capacity(Check):
 
     id = "kvm.capacity"
     purpose = Purpose.ADVICE
-    looks_at = "tdx in /sys/fs/cgroup/misc.capacity and misc.current"
+    looks_at = "/sys/fs/cgroup/misc.capacity and misc.current, line tdx"
     expected = "keys are left for more TDs"
     why = (
         "The kernel counts the keys of TDs in the misc controller of cgroups; Kubernetes takes its capacity "

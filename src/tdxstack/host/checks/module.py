@@ -15,8 +15,8 @@ SYSFS_VERSION = "/sys/devices/faux/tdx_host/version"
 """Kernels that can update the module at run time have it (Linux, ABI sysfs-devices-faux-tdx-host)."""
 
 UPDATE = (
-    "update the BIOS, or put a newer TDX module on the EFI system partition (EFI/TDX) with SEAM Loader "
-    "enabled; tdx host module names the right one"
+    "update the BIOS, or, with the SEAM Loader enabled, put a newer TDX module on the EFI system partition: "
+    "tdx host module stage FILE"
 )
 LOG_COMMAND = "sudo dmesg | grep -i tdx"
 FIRST_USABLE = ModuleVersion(1, 5)
@@ -133,7 +133,7 @@ class Tcb(Check):
     expected = "a security version that Intel's TCB info calls UpToDate"
     why = (
         "TDs start with an older module, but verifiers reject their quotes as OutOfDate. The table is part "
-        "of tdxstack: tdx collateral shows what Intel says today."
+        "of tdxstack; tdx collateral fetch gets what Intel says today."
     )
     fix = UPDATE
     link = MODULES_LINK

@@ -111,7 +111,7 @@ class Libvirt(Check):
     purpose = Purpose.ADVICE
     looks_at = "virsh version --daemon"
     expected = "libvirt 11.6 or newer"
-    why = "libvirt has <launchSecurity type='tdx'> since 11.6; QEMU by hand and tdx do without libvirt."
+    why = "libvirt has <launchSecurity type='tdx'> since 11.6; QEMU by hand does without it."
     fix = "install libvirt 11.10 or newer, or start TDs without it"
     link = LIBVIRT_GUIDE
     needs = ("machine.kind",)
