@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -16,9 +15,9 @@ from tdxstack.cli.progress import progress_display
 from tdxstack.errors import UsageError
 from tdxstack.files import write_atomically
 from tdxstack.machine.spec import DirectKernel
+from tdxstack.measurement.corim import to_corim
+from tdxstack.measurement.reference import Reference
 from tdxstack.platform import Platform
-from tdxstack.prediction.reference import portable as portable_reference
-from tdxstack.prediction.reference import whole_machine
 from tdxstack.terminal import printable
 from tdxstack.workflows.predict import PredictRequest, PredictResult, predict_machine
 from tdxstack.workflows.workshop import Workshop
@@ -53,6 +52,11 @@ SHOWN = 16
     is_flag=True,
     help="In the file, leave out of RTMR0 what depends on the machine's size and devices.",
 )
+@click.option(
+    "--corim",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the reference values as a CoRIM (CBOR).",
+)
 @mirror_options
 @json_option
 def predict(
@@ -66,6 +70,7 @@ def predict(
     vcpus: int,
     memory_mib: int,
     output: Path | None,
+    corim: Path | None,
     portable: bool,
     mirror: str,
     require_fresh: bool,
@@ -95,12 +100,14 @@ def predict(
     with progress_display() as display:
         workshop = Workshop(surroundings(), mirror=mirror, require_fresh=require_fresh, report=display.report)
         result = predict_machine(request, surroundings(), workshop)
+        title = name or (image or result.launch.firmware).name
+        reference = Reference.of(result.prediction, title, portable=portable)
+        if corim is not None:
+            write_atomically(corim, to_corim(reference))
         if output is not None:
-            pin = portable_reference if portable else whole_machine
-            reference = pin(result.prediction)
-            write_atomically(output, json.dumps(reference.to_json(), indent=2).encode() + b"\n")
-            for left_out in reference.left_out:
-                display.note(f"not in {output}: {left_out}")
+            write_atomically(output, reference.to_json())
+            for register, event in reference.open_events():
+                display.note(f"open in {output}: {register} {event.meaning}: {event.reason}")
     if as_json:
         print_json(result.to_json())
     else:

@@ -91,6 +91,15 @@ class Reference:
                 events[register] = own
         return cls(name, registers, events)
 
+    def open_events(self) -> tuple[tuple[str, ReferenceEvent], ...]:
+        """(register, event) of every event that may have any digest."""
+        return tuple(
+            (register, event)
+            for register, events in self.events.items()
+            for event in events
+            if event.digest is None
+        )
+
     @classmethod
     def from_json(cls, data: bytes) -> Reference:
         """Read a file. Raises `MalformedError` naming the member."""

@@ -37,8 +37,8 @@ class Case:
     b: Side
     left: dict[int, Pair]
 
-    def about(self, kind: str, prefix: str, *kinds: Kind) -> dict[int, Pair]:
-        """The differences in events of type `kind` whose meaning begins with `prefix`."""
+    def about(self, kind: str, prefix: str | tuple[str, ...], *kinds: Kind) -> dict[int, Pair]:
+        """The differences in events of type `kind` whose meaning begins with (a) `prefix`."""
         return {
             number: pair
             for number, pair in self.left.items()

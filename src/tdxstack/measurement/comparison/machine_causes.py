@@ -10,7 +10,10 @@ from tdxstack.measurement.comparison.memory_size import MIB, memory_size
 from tdxstack.measurement.comparison.side import Entry, Side
 from tdxstack.measurement.comparison.values import PRESENT, changed_values
 
-FIRMWARE_EVENTS = ("TD HOB", "ACPI", "hand-off tables SMBIOS", "fw_cfg", "firmware ")
+SMBIOS = ("hand-off tables", "SMBIOS")
+"""How the meaning of SMBIOS's event begins: as read from a log, and as predicted."""
+
+FIRMWARE_EVENTS = ("TD HOB", "ACPI", *SMBIOS, "fw_cfg", "firmware ")
 """How the meanings of events begin that one release of edk2 measures and another does not."""
 
 
@@ -18,7 +21,7 @@ def _memory(case: Case) -> Iterator[Cause]:
     hob = case.about("EV_EFI_HANDOFF_TABLES2", "TD HOB", Kind.CHANGED)
     if not hob:
         return
-    pairs = hob | case.about("EV_EFI_HANDOFF_TABLES", "hand-off tables SMBIOS", Kind.CHANGED)
+    pairs = hob | case.about("EV_EFI_HANDOFF_TABLES", SMBIOS, Kind.CHANGED)
     pair = next(iter(hob.values()))
     a, b = _memory_size(case.a, pair.a), _memory_size(case.b, pair.b)
     sizes = f": {_mib(a)} and {_mib(b)}" if a and b else ""
@@ -65,7 +68,7 @@ def _acpi(case: Case) -> Iterator[Cause]:
 
 
 def _smbios(case: Case) -> Iterator[Cause]:
-    pairs = case.about("EV_EFI_HANDOFF_TABLES", "hand-off tables", Kind.CHANGED)
+    pairs = case.about("EV_EFI_HANDOFF_TABLES", SMBIOS, Kind.CHANGED)
     if pairs:
         yield cause_of(
             "smbios",

@@ -12,6 +12,7 @@ from tdxstack.abi.tdreport import TdReport
 from tdxstack.errors import MalformedError
 from tdxstack.evidence.document import Evidence
 from tdxstack.measurement import reference
+from tdxstack.measurement.comparison.memory_size import MIB
 from tdxstack.measurement.comparison.side import REGISTERS, Entry, Side, entries_of_log, type_value
 from tdxstack.measurement.reference import Reference
 from tdxstack.measurement.replay import replay
@@ -114,7 +115,25 @@ def _of_prediction(name: str, document: Mapping[str, Any]) -> Side:
         if (value := _digest(name, f"registers.{register}", registers.get(register))) is not None
     }
     two_pass = mrtd.get("two_pass") if isinstance(mrtd, dict) else None
-    return Side(name, "prediction", known, entries, mrtd_two_pass=_digest(name, "mrtd.two_pass", two_pass))
+    memory, vcpus = _machine(document.get("machine"))
+    return Side(
+        name,
+        "prediction",
+        known,
+        entries,
+        mrtd_two_pass=_digest(name, "mrtd.two_pass", two_pass),
+        memory=memory,
+        vcpus=vcpus,
+        emulated=document.get("emulated") is True,
+    )
+
+
+def _machine(document: object) -> tuple[int | None, int | None]:
+    """Memory in bytes and number of vCPUs, where the prediction says of which machine it is."""
+    memory, vcpus = (
+        (document.get("memory_mib"), document.get("vcpus")) if isinstance(document, dict) else (None, None)
+    )
+    return memory * MIB if isinstance(memory, int) else None, vcpus if isinstance(vcpus, int) else None
 
 
 def _entry(name: str, number: int, event: object) -> Entry:

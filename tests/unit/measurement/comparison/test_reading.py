@@ -51,6 +51,12 @@ def test_prediction() -> None:
     ]
 
 
+def test_a_prediction_says_of_which_machine_it_is() -> None:
+    machine = {"emulated": True, "machine": {"memory_mib": 2048, "vcpus": 4}}
+    read = read_side("p", json.dumps(PREDICTION | machine).encode())
+    assert (read.memory, read.vcpus, read.emulated) == (2 << 30, 4, True)
+
+
 def test_evidence_report_and_quote(tmp_path: Path) -> None:
     evidence = synthetic_boot(pki_in(tmp_path / "pki", TIME), TIME).evidence
     info = TdReport.parse(evidence.tdreport).td_info
