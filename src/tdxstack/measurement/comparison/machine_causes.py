@@ -25,14 +25,21 @@ def _memory(case: Case) -> Iterator[Cause]:
     pair = next(iter(hob.values()))
     a, b = _memory_size(case.a, pair.a), _memory_size(case.b, pair.b)
     sizes = f": {_mib(a)} and {_mib(b)}" if a and b else ""
-    follow = case.about("EV_PLATFORM_CONFIG_FLAGS", "ACPI", Kind.CHANGED)
-    more = ", and the ACPI tables with it (the PCI windows follow the memory; the vCPUs may differ too)"
+    follow = {} if _other_vcpus(case) else case.about("EV_PLATFORM_CONFIG_FLAGS", "ACPI", Kind.CHANGED)
+    known = case.a.vcpus is not None and case.b.vcpus is not None
+    doubt = "" if known else "; the vCPUs may differ too"
+    more = f", and the ACPI tables with it (the PCI windows follow the memory{doubt})"
     yield cause_of(
         "memory-size",
         f"The TDs have different memory sizes{sizes}{more if follow else ''}.",
         "Give both the same memory, or use references without the TD HOB (`tdx predict --portable`).",
         pairs | follow,
     )
+
+
+def _other_vcpus(case: Case) -> bool:
+    """Whether the numbers of vCPUs are known to differ."""
+    return case.a.vcpus is not None and case.b.vcpus is not None and case.a.vcpus != case.b.vcpus
 
 
 def _memory_size(side: Side, hob: Entry | None) -> int | None:
@@ -50,7 +57,7 @@ def _acpi(case: Case) -> Iterator[Cause]:
     pairs = case.about("EV_PLATFORM_CONFIG_FLAGS", "ACPI", Kind.CHANGED)
     if not pairs:
         return
-    if case.a.vcpus is not None and case.b.vcpus is not None and case.a.vcpus != case.b.vcpus:
+    if _other_vcpus(case):
         sentence = f"The TDs have different numbers of vCPUs: {case.a.vcpus} and {case.b.vcpus}."
     elif case.a.vcpus is not None and case.a.vcpus == case.b.vcpus:
         sentence = "The ACPI tables differ at equal vCPUs and memory: other devices, or another QEMU version."

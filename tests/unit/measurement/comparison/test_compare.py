@@ -133,6 +133,17 @@ def test_known_vcpus_are_named() -> None:
     assert cause.id == "acpi-tables"
 
 
+def test_memory_and_vcpus_at_once() -> None:
+    events = (logs.hob(4 * GIB), *CHANGES["vcpu-count"][1:])
+    b = side("b", events)
+    (cause,) = compare(A, b).causes
+    assert "the vCPUs may differ too" in cause.sentence
+    assert causes(compare(replace(A, vcpus=2), replace(b, vcpus=4))) == ["memory-size", "vcpu-count"]
+    (cause,) = compare(replace(A, vcpus=2), replace(b, vcpus=2)).causes
+    assert cause.id == "memory-size"
+    assert "vCPUs" not in cause.sentence
+
+
 def test_memory_of_an_unusual_size_is_still_the_cause() -> None:
     (cause,) = compared(with_one(PLAIN[0], logs.hob(2 * GIB + (5 << 20)))).causes
     assert cause.id == "memory-size"
