@@ -13,6 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tdxstack.errors import MalformedError
 from tdxstack.quoting.authority import MARKER, new_key
+from tdxstack.quoting.pck import SGX_EXTENSION_OID
 from tdxstack.quoting.platform import EmulatedPlatform
 from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, TrustAnchor
 from tests.synthetic.certificates import Digest, Extension, authority, pem, remade, revocations, usage
@@ -161,6 +162,17 @@ def test_a_leaf_without_constraints_is_no_authority(shop: Workshop) -> None:
     assert under(shop, pck, shop.platform_ca, shop.root).failing() == []
     below = remade(shop.pck, shop.pck_key, issuer=pck.subject)
     assert "pck.chain" in under(shop, below, pck, shop.platform_ca, shop.root).failing()
+
+
+def test_a_pck_says_which_platform_it_is(shop: Workshop) -> None:
+    """Without its SGX extension, or with a damaged one, nothing can be said of the platform."""
+    damaged = x509.UnrecognizedExtension(SGX_EXTENSION_OID, b"\x30\x02\x05\x00")
+    for pck in (
+        remade(shop.pck, shop.platform_ca_key, without=[SGX_EXTENSION_OID]),
+        remade(shop.pck, shop.platform_ca_key, extensions=[(damaged, False)]),
+    ):
+        failing = under(shop, pck, shop.platform_ca, shop.root).failing()
+        assert set(failing) == {"pck.chain", "tcb_info.fmspc", "tcb.status"}
 
 
 def test_a_pck_issues_no_pck(shop: Workshop) -> None:

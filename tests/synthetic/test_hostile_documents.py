@@ -123,6 +123,14 @@ def test_a_member_that_occurs_twice_in_what_is_signed_is_refused(shop: Workshop)
     assert failing >= {"tcb_info.fmspc", "tcb.status"}
 
 
+def test_a_doubled_key_is_found_in_linear_time(shop: Workshop) -> None:
+    """The last of 100,000: to count each of them anew would take minutes."""
+    crowd = ",".join(f'"{number}":0' for number in range(100_000))
+    document = outer(("tcbInfo", f'{{{crowd},"99999":1}}'.encode()), ("signature", "00" * 64))
+    with pytest.raises(MalformedError, match="'99999' twice"):
+        SignedJson.parse(document, "tcbInfo")
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,8 @@ def _once(members: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose keys all differ: of two values for one key, readers take different ones."""
     value = dict(members)
     if len(value) != len(members):
-        keys = [key for key, _ in members]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        counts = Counter(key for key, _ in members)
+        twice = next(key for key, count in counts.items() if count > 1)
         raise MalformedError(f"an object of the document has the key {twice!r} twice", hint=_HINT)
     return value
 
