@@ -239,7 +239,8 @@ def _numbered(logs: Sequence[Log]) -> Iterator[tuple[int, LogEntry]]:
 
 
 def _extends(item: Event | CelRecord) -> bool:
-    return item.type != EV_NO_ACTION if isinstance(item, Event) else item.content_type != "cel"
+    """EV_NO_ACTION and canonical records without digests only inform."""
+    return item.type != EV_NO_ACTION if isinstance(item, Event) else bool(item.digests)
 
 
 def _is_rtmr_extension(item: Event | CelRecord) -> bool:

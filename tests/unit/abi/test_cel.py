@@ -104,6 +104,7 @@ def test_log_of_systemd() -> None:
         (b"[1]", "record 0 is no JSON object"),
         (b" " * 10 + b"[" + b" " * (1 << 20) + b"]", "bytes of JSON from record 0 on, at most"),
         (as_json(document())[1:-1] + b"\n" + b" " * (2 << 20) + b'{"', "record 1 is no JSON"),
+        (b'{"pcr":1,"digests":[],"content_type":""}\n' * 65537, "more than 65536 records"),
         (as_json(document(pcr=-1)), "record 0 lacks"),
         (as_json(document(pcr="1")), "record 0 lacks"),
         (as_json(document(), {}), "record 1 lacks"),

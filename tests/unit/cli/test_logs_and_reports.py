@@ -125,6 +125,15 @@ def test_misuse(files: Path) -> None:
     run("eventlog", "show", ccel, "--format", "ima", fails=MalformedError)
 
 
+def test_digest_that_is_not_of_the_data(files: Path) -> None:
+    log = CCEL.replace(b"grub_cmd: x", b"grub_cmd: y")
+    result = run("eventlog", "replay", "-", "--json", data=log)
+    assert result.return_value == 1
+    assert json.loads(result.stdout)["wrong_digests"] == [3]
+    assert "events 3" in run("eventlog", "replay", "-", data=log).stdout
+    assert " FAIL " in run("eventlog", "show", "-", data=log).stdout
+
+
 def test_show(files: Path) -> None:
     document = json.loads(run("eventlog", "show", str(files / "ccel"), "--json").stdout)
     assert (document["format"], document["of_td"], document["count"]) == ("tcg", True, 4)

@@ -381,7 +381,7 @@ def test_decoding_gives_values_that_compare() -> None:
         struct.pack("<16sIII", X509.bytes_le, 27, 0, 17),
         struct.pack("<16sIII", X509.bytes_le, 44, 0, 16) + bytes(16),
         struct.pack("<16sIII", X509.bytes_le, 45, 0, 0) + bytes(17),
-        struct.pack("<16sIII", X509.bytes_le, 28 + 17 * 65537, 0, 17),
+        struct.pack("<16sIII", X509.bytes_le, 28 + 17 * 65537, 0, 17) + bytes(17 * 65537),
     ],
 )
 def test_broken_signature_lists(data: bytes) -> None:

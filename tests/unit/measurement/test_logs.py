@@ -177,6 +177,12 @@ def test_digest_that_is_not_of_the_data_is_told() -> None:
     assert replay_logs([read_log(log)]).wrong_digests == (2,)
 
 
+def test_records_without_digests_extend_nothing() -> None:
+    record = {"pcr": 1, "digests": [], "content_type": "cel", "content": {"type": "cel_version"}}
+    log = read_log(json.dumps([record]).encode())
+    assert replay_logs([read_log(CCEL), log]).rtmrs == CCEL_RTMRS
+
+
 def test_logs_that_do_not_go_together() -> None:
     with pytest.raises(UsageError, match="only for a TD"):
         replay_logs([read_log(TPM), read_log(CCEL)])
