@@ -14,13 +14,20 @@ from tdxstack.abi.event_log import EventLog
 from tdxstack.abi.quote import Quote
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.edge import directories
-from tdxstack.cli.render import checks_table, print_rejection, print_verdict, registers_table
+from tdxstack.cli.render import (
+    checks_table,
+    print_forecast,
+    print_rejection,
+    print_verdict,
+    registers_table,
+)
 from tdxstack.cli.token_options import TokenOptions, token_options
 from tdxstack.cli.verification_options import (
     EXISTING_FILE,
     VerificationOptions,
     bound_key_of,
     hex_of,
+    read_bundle,
     verification_options,
 )
 from tdxstack.errors import RejectedError, UsageError
@@ -33,7 +40,9 @@ from tdxstack.measurement.mrtd import mrtd
 from tdxstack.measurement.reference import Reference
 from tdxstack.terminal import printable
 from tdxstack.verification.boot import Expectation, verify_boot
+from tdxstack.verification.forecast import Forecast
 from tdxstack.verification.inputs import ParsedCollateral, load
+from tdxstack.verification.quote import verify_quote
 from tdxstack.verification.reference_checks import check_reference
 from tdxstack.verification.result import ACCEPTED
 
@@ -149,6 +158,13 @@ def verify(
         anchors=options.anchors,
         policy=options.policy,
     )
+    later = None
+    if options.forecast and result.quote:
+        then = read_bundle(options.forecast, quote)
+        later = Forecast(
+            result.quote,
+            verify_quote(result.quote.quote, then, time=time, anchors=options.anchors, policy=options.policy),
+        )
     if reference:
         wanted = Reference.from_json(reference.read_bytes())
         body = quote.body if quote else None
@@ -158,7 +174,7 @@ def verify(
             raise RejectedError("there is nothing to sign: the quote cannot be read", hint="see --json")
         token.write(replace(result.quote, checks=result.checks), time, options.policy_file, nonce)
     if as_json:
-        print_json(result.to_json())
+        print_json(result.to_json() | ({"forecast": later.to_json()} if later else {}))
     elif not (token and token.on_stdout):
         console = Console()
         print_rejection(console, result.checks)
@@ -166,6 +182,8 @@ def verify(
         console.print()
         console.print(registers_table(result.registers))
         console.print()
+        if later:
+            print_forecast(console, later)
         print_verdict(console, result.verdict, emulated=result.emulated)
     return 0 if result.verdict == ACCEPTED else 1
 

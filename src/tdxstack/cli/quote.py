@@ -9,7 +9,6 @@ from typing import BinaryIO
 
 import click
 from rich.console import Console
-from rich.text import Text
 
 from tdxstack.abi.quote import Quote
 from tdxstack.cli import json_option, print_json
@@ -17,7 +16,7 @@ from tdxstack.cli.edge import now
 from tdxstack.cli.evidence_input import read_evidence
 from tdxstack.cli.facts import print_facts
 from tdxstack.cli.quote_directory import verify_directory
-from tdxstack.cli.render import checks_table, print_rejection, print_verdict
+from tdxstack.cli.render import checks_table, print_forecast, print_rejection, print_tcb, print_verdict
 from tdxstack.cli.token_options import TokenOptions, token_options
 from tdxstack.cli.verification_options import (
     EXISTING_FILE,
@@ -31,7 +30,6 @@ from tdxstack.cli.verification_options import (
 from tdxstack.errors import UsageError
 from tdxstack.evidence.binding import NONCE_SIZE
 from tdxstack.measurement.reference import Reference
-from tdxstack.terminal import printable
 from tdxstack.verification.forecast import Forecast
 from tdxstack.verification.log_checks import check_event_log
 from tdxstack.verification.policy import AnyPolicy, binding, expecting
@@ -105,11 +103,6 @@ def show(quote_file: str, as_json: bool) -> None:
 @click.option(
     "--pck-chain", type=EXISTING_FILE, help="PCK certificate chain (PEM), for quotes that hold none."
 )
-@click.option(
-    "--forecast",
-    type=EXISTING_FILE,
-    help="Say also what the verdict would be with this collateral, such as Intel's early update.",
-)
 @token_options
 @click.option(
     "--jobs",
@@ -127,7 +120,6 @@ def verify(
     bound_key: Path | None,
     report_data: bytes | None,
     pck_chain: Path | None,
-    forecast: Path | None,
     token: TokenOptions | None,
     jobs: int | None,
     as_json: bool,
@@ -144,7 +136,7 @@ def verify(
             "event-log": event_log,
             "reference": reference,
             "pck-chain": pck_chain,
-            "forecast": forecast,
+            "forecast": options.forecast,
             "token": token,
         }
         for option in (name for name, value in of_one.items() if value):
@@ -158,11 +150,9 @@ def verify(
     collateral = options.collateral_for(parsed, chain)
     result = verifier.verify(parsed, collateral, time=time, pck_chain=chain)
     later = None
-    if forecast:
-        later = Forecast(
-            result,
-            verifier.verify(parsed, read_bundle(forecast, parsed, chain), time=time, pck_chain=chain),
-        )
+    if options.forecast:
+        then = read_bundle(options.forecast, parsed, chain)
+        later = Forecast(result, verifier.verify(parsed, then, time=time, pck_chain=chain))
     log = read_evidence(event_log) if event_log else None
     if log is not None:
         result = replace(result, checks=(*result.checks, *check_event_log(log, parsed.body)))
@@ -218,22 +208,7 @@ def _print_result(result: QuoteResult, later: Forecast | None) -> None:
     print_rejection(console, result.checks)
     console.print(checks_table(result.checks, brief=True))
     console.print()
-    if result.tcb:
-        console.print(_tcb_line("TCB status: ", result), highlight=False)
+    print_tcb(console, "TCB status:", result)
     if later:
-        _print_forecast(console, later)
+        print_forecast(console, later)
     print_verdict(console, result.verdict, emulated=result.emulated)
-
-
-def _print_forecast(console: Console, later: Forecast) -> None:
-    console.print(_tcb_line(f"forecast: {later.then.verdict}, TCB status ", later.then), highlight=False)
-    for change in later.changes:
-        detail = f": {printable(change.detail)}" if change.detail else ""
-        console.print(Text(f"  {change.id} turns from {change.now} to {change.then}{detail}"))
-
-
-def _tcb_line(label: str, result: QuoteResult) -> str:
-    if result.tcb is None:
-        return f"{label}unknown"
-    advisories = ", ".join(result.tcb.advisories)
-    return f"{label}{result.tcb.status.value}" + (f" ({advisories})" if advisories else "")

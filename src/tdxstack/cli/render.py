@@ -12,6 +12,8 @@ from tdxstack.cli.styles import STYLES
 from tdxstack.terminal import printable
 from tdxstack.verification.advice import advice
 from tdxstack.verification.boot import Register
+from tdxstack.verification.forecast import Forecast
+from tdxstack.verification.quote import QuoteResult
 from tdxstack.verification.result import ACCEPTED, Check, Status
 
 _PARTS_ON_A_LINE = 3
@@ -76,6 +78,21 @@ def _parts(check: Check) -> list[str]:
     if check.expected or check.found:
         parts.append(f"expected {check.expected or '-'}, found {check.found or '-'}")
     return [printable(part) for part in parts]
+
+
+def print_forecast(console: Console, later: Forecast) -> None:
+    """What other collateral will make of the verdict, and which checks it changes."""
+    print_tcb(console, f"forecast: {later.then.verdict}, TCB status", later.then)
+    for change in later.changes:
+        detail = f": {printable(change.detail)}" if change.detail else ""
+        console.print(Text(f"  {change.id} turns from {change.now} to {change.then}{detail}"))
+
+
+def print_tcb(console: Console, label: str, result: QuoteResult) -> None:
+    """The TCB status after `label`, with its advisories."""
+    status = result.tcb.status.value if result.tcb else "not known"
+    advisories = ", ".join(result.tcb.advisories) if result.tcb else ""
+    console.print(f"{label} {status}{f' ({advisories})' if advisories else ''}", highlight=False)
 
 
 def print_verdict(console: Console, verdict: str, *, emulated: bool) -> None:

@@ -84,6 +84,9 @@ class VerificationOptions:
     policy_file: Path | None
     trust_anchors: tuple[Path, ...]
     allow: tuple[str, ...]
+    forecast: Path | None
+    """Collateral of another day, to say what the verdict would be with it."""
+
     source: Source | None
     """Where to fetch collateral from, if that was asked for."""
 
@@ -155,13 +158,16 @@ def verification_options(command: Command) -> Command:
         policy: Path | None,
         trust_anchor: tuple[Path, ...],
         allow: tuple[str, ...],
+        forecast: Path | None,
         **others: Any,
     ) -> Any:
         if fetch and collateral:
             raise UsageError("--collateral and --fetch contradict each other", hint="give one of them")
         if not fetch:
             _refuse_source_options()
-        options = VerificationOptions(collateral, at, policy, trust_anchor, allow, source if fetch else None)
+        options = VerificationOptions(
+            collateral, at, policy, trust_anchor, allow, forecast, source if fetch else None
+        )
         return command(options=options, **others)
 
     decorated = cast(Command, wrapper)
@@ -197,6 +203,11 @@ def verification_options(command: Command) -> Command:
                 type=click.Choice(["emulated"]),
                 multiple=True,
                 help="Accept what proves nothing about hardware.",
+            ),
+            click.option(
+                "--forecast",
+                type=EXISTING_FILE,
+                help="Say also what the verdict would be with this collateral, such as Intel's early update.",
             ),
         )
     ):

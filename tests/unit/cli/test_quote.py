@@ -398,8 +398,9 @@ def test_evidence_is_verified_with_the_same_options(
         "--nonce", files.nonce, "--firmware", str(files.quote),
     ]  # fmt: skip
     for option in ("--bound-key", "--host-key"):
-        done = call(capsys, *common, option, str(files.key), "--json")
+        done = call(capsys, *common, option, str(files.key), "--forecast", str(files.collateral), "--json")
         assert done.code == 0
+        assert json.loads(done.out)["forecast"]["changes"] == []
         assert json.loads(done.out)["verdict"] == "accepted"
     private = tmp_path / "key.pem"
     key = ec.generate_private_key(ec.SECP384R1())
