@@ -19,7 +19,7 @@ from tdxstack.collateral.fetch import CacheUse, Client
 from tdxstack.collateral.network import Network
 from tdxstack.collateral.service import EARLY, STANDARD, Evaluation, Service
 from tdxstack.errors import UsageError
-from tdxstack.run import Report
+from tdxstack.run import Report, silent
 
 API_KEY_VARIABLE = "TDX_API_KEY"
 
@@ -30,19 +30,19 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 class Source:
     """What the options say; `evaluation` is what of Intel's TCB evaluations to ask for."""
 
-    name: str
-    ca_file: Path | None
-    api_key_file: Path | None
-    allow_http: bool
-    cache_use: CacheUse
-    evaluation: Evaluation
+    name: str = "pcs"
+    ca_file: Path | None = None
+    api_key_file: Path | None = None
+    allow_http: bool = False
+    cache_use: CacheUse = CacheUse.NORMAL
+    evaluation: Evaluation = STANDARD
 
     @property
     def service(self) -> Service:
         """The service. Raises `UsageError` for an address that is none."""
         return Service.named(self.name, allow_http=self.allow_http)
 
-    def client(self, report: Report, note: Callable[[str], None]) -> Client:
+    def client(self, report: Report = silent, note: Callable[[str], None] = lambda text: None) -> Client:
         """How to fetch from it, with the user's cache, proxy and API key."""
         return Client(
             service=self.service,

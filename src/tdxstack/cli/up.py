@@ -11,6 +11,7 @@ from tdxstack.cli import json_option, print_json
 from tdxstack.cli.edge import mirror_options, prepare_host, surroundings, yes_option
 from tdxstack.cli.progress import progress_display
 from tdxstack.cli.render import checks_table, print_rejection, print_verdict, registers_table
+from tdxstack.cli.source import Source
 from tdxstack.cli.sudo import become_invoking_user
 from tdxstack.machine.spec import PageTracking
 from tdxstack.machine.store import MachineStore
@@ -41,7 +42,10 @@ from tdxstack.workflows.up import UpRequest, UpResult, bring_down, bring_up
 @click.option(
     "--collateral",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Collateral bundle to verify a hardware quote with.",
+    help="Collateral to verify a hardware quote with, in any form that `tdx collateral` reads.",
+)
+@click.option(
+    "--fetch", is_flag=True, help="Fetch the collateral of a hardware quote from Intel's service (PCS)."
 )
 @click.option("--debug", is_flag=True, help="Set the TD's DEBUG attribute; verification then rejects it.")
 @click.option("--ve", is_flag=True, help="Emulated: inject #VE as the TDX module does.")
@@ -66,6 +70,7 @@ def up(
     emulator_version: str,
     source: Path | None,
     collateral: Path | None,
+    fetch: bool,
     debug: bool,
     ve: bool,
     sept: str,
@@ -89,6 +94,7 @@ def up(
         emulator_source=source,
         firmware=firmware,
         collateral=collateral,
+        collateral_client=Source().client() if fetch else None,
         debug=debug,
         ve=ve,
         sept=PageTracking(sept),

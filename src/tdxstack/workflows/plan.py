@@ -45,7 +45,7 @@ def plan_up(request: UpRequest, surroundings: Surroundings) -> list[Step]:
         *([_emulator(request, surroundings)] if choice.emulated else []),
         _firmware(request, surroundings),
         _image(surroundings),
-        *([_trust(surroundings)] if choice.emulated else []),
+        _trust(surroundings) if choice.emulated else _collateral(request),
         _machine(request, surroundings),
     ]
 
@@ -114,6 +114,14 @@ def _trust(surroundings: Surroundings) -> Step:
     place = surroundings.directories.data / "pki"
     socket = Service.of_user(surroundings.directories.runtime).socket
     return Step("trust", not place.exists(), f"emulated root of trust in {place}, QGS on {socket}")
+
+
+def _collateral(request: UpRequest) -> Step:
+    client = request.collateral_client
+    if client is not None:
+        origin = client.service.origin
+        return Step("collateral", True, f"collateral: fetch from {origin} for the platform of the quote")
+    return Step("collateral", False, f"collateral: {request.collateral}")
 
 
 def _machine(request: UpRequest, surroundings: Surroundings) -> Step:

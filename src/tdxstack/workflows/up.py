@@ -13,7 +13,8 @@ from pathlib import Path
 from tdxstack import __version__
 from tdxstack.abi.tdreport import TD_ATTRIBUTE_SEPT_VE_DISABLE
 from tdxstack.collateral.bundle import Collateral
-from tdxstack.errors import UnavailableError, UsageError
+from tdxstack.collateral.fetch import Client
+from tdxstack.errors import UsageError
 from tdxstack.evidence.binding import NONCE_SIZE
 from tdxstack.evidence.document import Evidence
 from tdxstack.files import write_atomically
@@ -34,6 +35,11 @@ from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, TrustAnchor
 from tdxstack.verification.inputs import ParsedCollateral
 from tdxstack.verification.policy import Policy
 from tdxstack.verification.result import Status
+from tdxstack.workflows.quote_collateral import (
+    CollateralFor,
+    collateral_of_file,
+    collateral_of_service,
+)
 from tdxstack.workflows.workshop import Surroundings, Workshop
 
 BOOT_SECONDS = 600.0
@@ -57,7 +63,9 @@ class UpRequest:
     emulator_source: Path | None = None
     firmware: Path | None = None
     collateral: Path | None = None
-    """Bundle to verify a hardware quote with; the emulated platform has its own."""
+    """File to verify a hardware quote with; the emulated platform has its own."""
+    collateral_client: Client | None = None
+    """Whom to ask for the same."""
     debug: bool = False
     ve: bool = False
     sept: PageTracking = PageTracking.OFF
@@ -75,12 +83,16 @@ class UpRequest:
                 "--ve, --sept, --emulator-version and --source are for the emulated platform",
                 hint="leave them out, or add --platform emulated",
             )
-        if platform is Platform.HARDWARE and self.collateral is None:
+        given = [source for source in (self.collateral, self.collateral_client) if source is not None]
+        if platform is Platform.HARDWARE and len(given) != 1:
             raise UsageError(
-                "a hardware quote needs collateral to be verified with", hint="give --collateral FILE"
+                "a hardware quote needs collateral to be verified with, from one source",
+                hint="give --collateral FILE, or --fetch to ask Intel's service",
             )
-        if platform is Platform.EMULATED and self.collateral is not None:
-            raise UsageError("the emulated platform brings its own collateral", hint="leave out --collateral")
+        if platform is Platform.EMULATED and given:
+            raise UsageError(
+                "the emulated platform brings its own collateral", hint="leave out --collateral and --fetch"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +103,7 @@ class Parts:
     firmware: Firmware
     image: Image
     anchor: TrustAnchor
-    collateral: Collateral
+    collateral_for: CollateralFor
     pki: Pki | None
     """The emulated platform's root of trust."""
     components: Mapping[str, str]
@@ -209,7 +221,8 @@ def _bring_up(
             evidence = collect_evidence(files, ssh_to(state, files, workshop), nonce)
         with phases.measure("verify"):
             report("verifying", None)
-            verification = _verify(parts, choice, evidence, nonce, files, surroundings)
+            collateral = parts.collateral_for(evidence.quote)
+            verification = _verify(parts, choice, evidence, collateral, nonce, files, surroundings)
     except KeyboardInterrupt:
         stop_machine(store, request.name, force=True)
         store.remove(request.name)
@@ -217,7 +230,7 @@ def _bring_up(
     except BaseException:
         stop_machine(store, request.name, force=True)
         raise
-    write_atomically(files.collateral, parts.collateral.to_json())
+    write_atomically(files.collateral, collateral.to_json())
     releases = list(workshop.releases.values())
     result = UpResult(verification, choice, parts.components, releases, phases.seconds, state, files)
     write_atomically(files.result, json.dumps(result.to_json(), indent=2).encode())
@@ -228,6 +241,7 @@ def _verify(
     parts: Parts,
     choice: PlatformChoice,
     evidence: Evidence,
+    collateral: Collateral,
     nonce: bytes,
     files: MachineFiles,
     surroundings: Surroundings,
@@ -236,7 +250,7 @@ def _verify(
     return verify_boot(
         evidence,
         Expectation(nonce, seen_host_key(files), expected_mrtd),
-        ParsedCollateral.parse(parts.collateral),
+        ParsedCollateral.parse(collateral),
         time=surroundings.clock(),
         anchors=(parts.anchor,),
         policy=Policy(allow_emulated=choice.emulated, required_attributes=TD_ATTRIBUTE_SEPT_VE_DISABLE),
@@ -284,23 +298,19 @@ def gather(
                 firmware,
                 image,
                 TrustAnchor.from_certificate(pki.trust_anchor_pem),
-                pki.collateral(),
+                lambda quote: pki.collateral(),
                 pki,
                 components,
             )
-        assert request.collateral is not None, "refuse_contradictions has seen to it"
-        return Parts(
-            qemu, firmware, image, INTEL_SGX_ROOT_CA, _read_bundle(request.collateral), None, components
-        )
+        collateral_for = _given_collateral(request)
+        return Parts(qemu, firmware, image, INTEL_SGX_ROOT_CA, collateral_for, None, components)
 
 
-def _read_bundle(path: Path) -> Collateral:
-    try:
-        return Collateral.from_json(path.read_bytes())
-    except OSError as error:
-        raise UnavailableError(
-            f"collateral {path} cannot be read: {error.strerror}", hint="give --collateral a bundle"
-        ) from None
+def _given_collateral(request: UpRequest) -> CollateralFor:
+    if request.collateral_client is not None:
+        return collateral_of_service(request.collateral_client)
+    assert request.collateral is not None, "refuse_contradictions has seen to it"
+    return collateral_of_file(request.collateral)
 
 
 def _start(

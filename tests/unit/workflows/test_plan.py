@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from tdxstack.collateral.fetch import Client
+from tdxstack.collateral.service import Service
 from tdxstack.errors import UnavailableError
 from tdxstack.files import Directories
 from tdxstack.platform import Platform
@@ -50,3 +53,21 @@ def test_plan_says_why_the_platform_is_what_it_is(surroundings: Surroundings) ->
 def test_plan_refuses_what_up_would_refuse(surroundings: Surroundings) -> None:
     with pytest.raises(UnavailableError):
         plan_up(UpRequest(platform=Platform.HARDWARE), surroundings)
+
+
+class TdxKvm:
+    def kvm_extension(self, capability: int) -> int:
+        return 1 << 5
+
+
+def test_plan_on_hardware_says_where_collateral_comes_from(surroundings: Surroundings) -> None:
+    hardware = replace(surroundings, host=TdxKvm())
+    request = UpRequest(mirror="http://mirror.invalid/debian", collateral=Path("bundle.json"))
+    steps = {step.what: step for step in plan_up(request, hardware)}
+    assert (steps["collateral"].needed, steps["collateral"].text) == (False, "collateral: bundle.json")
+    client = Client(Service.named("pcs"), surroundings.clock)
+    request = replace(request, collateral=None, collateral_client=client)
+    steps = {step.what: step for step in plan_up(request, hardware)}
+    assert steps["collateral"].needed
+    assert "fetch from https://api.trustedservices.intel.com" in steps["collateral"].text
+    assert "trust" not in steps

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tdxstack.collateral.fetch import Client
+from tdxstack.collateral.service import Service
 from tdxstack.errors import MalformedError, UnavailableError, UsageError
 from tdxstack.files import Directories, lock
 from tdxstack.machine.spec import PageTracking
@@ -38,8 +40,14 @@ def test_emulators_options_are_refused_on_hardware(request_: UpRequest) -> None:
 def test_collateral_goes_with_hardware_only() -> None:
     with pytest.raises(UsageError, match="needs collateral"):
         UpRequest().refuse_contradictions(Platform.HARDWARE)
-    with pytest.raises(UsageError, match="brings its own"):
-        UpRequest(collateral=Path("c")).refuse_contradictions(Platform.EMULATED)
+    client = Client(Service.named("pcs"), lambda: datetime(2026, 1, 1, tzinfo=UTC))
+    file, service = UpRequest(collateral=Path("c")), UpRequest(collateral_client=client)
+    for request in (file, service):
+        request.refuse_contradictions(Platform.HARDWARE)
+        with pytest.raises(UsageError, match="brings its own"):
+            request.refuse_contradictions(Platform.EMULATED)
+    with pytest.raises(UsageError, match="from one source"):
+        replace(file, collateral_client=client).refuse_contradictions(Platform.HARDWARE)
 
 
 def test_hardware_that_is_absent_ends_before_anything_is_made(
