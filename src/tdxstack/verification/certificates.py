@@ -25,6 +25,9 @@ from tdxstack.verification.signatures import PublicKey
 MAX_CHAIN: Final = 4
 """Certificates read from one chain; PCK chains have three, TCB signing chains two."""
 
+MAX_CHAIN_SIZE: Final = 65536
+"""Bytes of the text of a chain; PCK chains have about 4,000."""
+
 UNREADABLE: Final = (
     ValueError,
     TypeError,
@@ -200,6 +203,11 @@ def read_chain(data: bytes, known: Memo[bytes, Certificate] | None = None) -> Ch
     Text around the certificates and NUL bytes after them are ignored, as quoting libraries leave both.
     `known` remembers certificates by their PEM text.
     """
+    if len(data) > MAX_CHAIN_SIZE:
+        raise MalformedError(
+            f"certificate chain: {len(data)} bytes, more than {MAX_CHAIN_SIZE}",
+            hint="give one chain, leaf to root",
+        )
     known = known or Memo(MAX_CHAIN)
     certificates: list[Certificate] = []
     rest = data

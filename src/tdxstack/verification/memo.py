@@ -21,12 +21,20 @@ class Memo(Generic[K, V]):
         self._limit = limit
         self._values: dict[K, V] = {}
 
+    def find(self, key: K) -> V | None:
+        """The value of `key`, if it is remembered."""
+        return self._values.get(key)
+
+    def keep(self, key: K, value: V) -> None:
+        """Remember a value."""
+        if len(self._values) >= self._limit:
+            self._values.clear()
+        self._values[key] = value
+
     def get(self, key: K, make: Callable[[], V]) -> V:
         """The value of `key`, from memory or else from `make`, which depends on nothing but `key`."""
-        value = self._values.get(key)
+        value = self.find(key)
         if value is None:
             value = make()
-            if len(self._values) >= self._limit:
-                self._values.clear()
-            self._values[key] = value
+            self.keep(key, value)
         return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -10,8 +10,8 @@ from typing import Any, Final
 from tdxstack.abi.quote import CertificationData, Quote
 from tdxstack.collateral.bundle import Collateral
 from tdxstack.errors import UsageError
-from tdxstack.verification import pck, result, signed_documents, tcb, td
-from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, Certificate, TrustAnchor
+from tdxstack.verification import result, tcb, td
+from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, MAX_CHAIN_SIZE, Certificate, TrustAnchor
 from tdxstack.verification.chains import stamp
 from tdxstack.verification.inputs import ParsedCollateral, Terms
 from tdxstack.verification.judgement import judge
@@ -32,6 +32,7 @@ from tdxstack.verification.result import Check, Status
 from tdxstack.verification.sgx_extension import SgxExtension
 from tdxstack.verification.shortfalls import Shortfall
 from tdxstack.verification.signatures import SignatureMemory
+from tdxstack.verification.standing import Standing
 from tdxstack.verification.tcb import PlatformSvns, Tcb
 from tdxstack.verification.tcb_info import TcbStatus
 
@@ -77,11 +78,8 @@ POLICY_CHECKS: Final = (
 _MAX_CERTIFICATES: Final = 1024
 _MAX_PCKS: Final = 256
 _MAX_COLLATERAL: Final = 16
-_MAX_REMEMBERED_DATA: Final = 16384
-"""Bytes of certification data; a PCK chain has about 4,000."""
 
-_CommonKey = tuple[Pck, ParsedCollateral, datetime, timedelta, int]
-"""All that the checks depend on which know nothing of the quote but its PCK chain: see `_common_checks`."""
+_StandingKey = tuple[Pck, ParsedCollateral, timedelta, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,19 +154,19 @@ class Verifier:
     """Verifies quotes under one policy, trusting `anchors`, and remembers what quotes have in common.
 
     Remembered are, by their bytes: collateral and certificates as read, signatures that were found good, and
-    what a PCK chain and collateral are worth at one time; another time is judged anew. Memory is bounded, and
-    threads may share a verifier.
+    what a PCK chain and collateral are worth while all of them are current; any other time is judged anew.
+    Memory is bounded, and threads may share a verifier.
     """
 
     __slots__ = (
         "_anchors",
         "_certificates",
         "_collateral",
-        "_common",
         "_pcks",
         "_platforms",
         "_policy",
         "_signatures",
+        "_standings",
     )
 
     def __init__(
@@ -186,7 +184,7 @@ class Verifier:
         self._collateral: Memo[Collateral, ParsedCollateral] = Memo(_MAX_COLLATERAL)
         self._pcks: Memo[tuple[CertificationData, bytes | None, bytes], Pck] = Memo(_MAX_PCKS)
         self._platforms: Memo[tuple[Pck, ParsedCollateral, PlatformSvns], Tcb] = Memo(_MAX_PCKS)
-        self._common: Memo[_CommonKey, Mapping[str, Check]] = Memo(_MAX_PCKS)
+        self._standings: Memo[_StandingKey, Standing] = Memo(_MAX_PCKS)
 
     def verify(
         self,
@@ -234,10 +232,6 @@ class Verifier:
     ) -> tuple[Check, ...]:
         """Every check under the policy in `terms`, in the order of `QUOTE_CHECKS`."""
         policy = terms.policy
-        common = self._common.get(
-            (found, collateral, terms.time, policy.collateral_grace, policy.minimum_evaluation_number),
-            lambda: _common_checks(found, collateral, terms),
-        )
         own = (
             check_format(quote),
             check_certification(quote, found),
@@ -253,12 +247,22 @@ class Verifier:
             td.check_attributes(quote.body, policy),
             check_emulated(found, policy),
         )
-        checks = {**common, **{check.id: check for check in own}}
+        checks = {**self._standing(found, collateral, terms).checks, **{check.id: check for check in own}}
         return (
             *(checks[check_id] for check_id in QUOTE_CHECKS),
             *check_platform_demands(found, platform, policy),
             *td.check_demands(quote.body, policy),
         )
+
+    def _standing(self, found: Pck, collateral: ParsedCollateral, terms: Terms) -> Standing:
+        grace = terms.policy.collateral_grace
+        key = (found, collateral, grace, terms.policy.minimum_evaluation_number)
+        standing = self._standings.find(key)
+        if standing is None or not standing.holds(terms.time, grace):
+            standing = Standing.of(found, collateral, terms)
+            if standing.holds(terms.time, grace):
+                self._standings.keep(key, standing)
+        return standing
 
     def _parsed(self, collateral: Collateral | ParsedCollateral) -> ParsedCollateral:
         if isinstance(collateral, ParsedCollateral):
@@ -271,7 +275,7 @@ class Verifier:
         self, certification: CertificationData, collateral: ParsedCollateral, pck_chain: bytes | None
     ) -> Pck:
         anchors, known = self._anchors, self._certificates
-        if len(certification.data) > _MAX_REMEMBERED_DATA:
+        if len(certification.data) > MAX_CHAIN_SIZE:
             return Pck.of(certification, collateral, anchors, pck_chain)
         return self._pcks.get(
             (certification, pck_chain, collateral.pck_crl_issuer_chain),
@@ -301,36 +305,6 @@ def in_utc(time: datetime) -> datetime:
     except OverflowError:
         pass
     raise UsageError(f"{time} is no time to verify at", hint="give a time with a time zone")
-
-
-def _common_checks(found: Pck, collateral: ParsedCollateral, terms: Terms) -> dict[str, Check]:
-    """The checks that know nothing of the quote but its PCK chain, by id.
-
-    Of the policy they may ask what is in `_CommonKey` and nothing else.
-    """
-    tcb_chain, qe_chain = collateral.tcb_info_chain, collateral.qe_identity_chain
-    # Collateral must come from the root that certified the platform, as far as that one is known.
-    crl, anchor = collateral.root_ca_crl, found.anchor
-    tcb_signer = qe_signer = signed_documents.signing_problems(tcb_chain, crl, anchor, terms)
-    if qe_chain is not tcb_chain:
-        qe_signer = signed_documents.signing_problems(qe_chain, crl, anchor, terms)
-    checks = (
-        pck.check_chain(found, terms),
-        pck.check_anchor(found, terms),
-        pck.check_validity(found, terms),
-        pck.check_revocation(found, collateral),
-        pck.check_root_crl(found, collateral, terms),
-        pck.check_pck_crl(found, collateral, terms),
-        signed_documents.check_signature(
-            "tcb_info.signature", collateral.tcb_info_document, tcb_chain, tcb_signer, terms
-        ),
-        signed_documents.check_freshness("tcb_info.freshness", collateral.tcb_info, terms),
-        signed_documents.check_signature(
-            "qe_identity.signature", collateral.qe_identity_document, qe_chain, qe_signer, terms
-        ),
-        signed_documents.check_freshness("qe_identity.freshness", collateral.qe_identity, terms),
-    )
-    return {check.id: check for check in checks}
 
 
 def _outcome(platform: Tcb, collateral: ParsedCollateral) -> TcbOutcome | None:

@@ -69,6 +69,8 @@ def test_other_text_is_malformed(data: bytes) -> None:
 
 def test_long_chains_are_malformed(keys: Keys) -> None:
     with pytest.raises(MalformedError, match="more than 4"):
+        read_chain(pem(keys.pck) * 5)
+    with pytest.raises(MalformedError, match="more than 65536"):
         read_chain(pem(keys.pck) * 100_000)
 
 

@@ -20,11 +20,12 @@ from tdxstack.errors import MalformedError, UsageError
 from tdxstack.quoting import tcb
 from tdxstack.quoting.authority import raw_signature
 from tdxstack.quoting.pki import Pki
-from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA
+from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, MAX_CHAIN_SIZE, read_chain
 from tdxstack.verification.inputs import ParsedCollateral
 from tdxstack.verification.memo import Memo
 from tdxstack.verification.quote import QUOTE_CHECKS, QuoteResult, Verifier, verify_quote
 from tdxstack.verification.result import Status
+from tdxstack.verification.standing import Standing
 from tdxstack.verification.tcb_info import TcbStatus
 from tests.recorded_boot import (
     ALLOW_EMULATED,
@@ -518,11 +519,44 @@ def test_issuers_of_a_leaf_are_those_of_the_collateral_at_hand(boot: Recorded, k
 def test_what_a_verifier_remembers_is_bounded(boot: Recorded) -> None:
     verifier = Verifier(anchors=boot.anchors, policy=ALLOW_EMULATED)
     for number in range(600):
-        chain = boot.quote.signature.certification.data + b"\0" * number * 50
-        assert verifier.verify(certified(boot.quote, 5, chain), boot.collateral, time=NOW).accepted
+        chain = boot.quote.signature.certification.data + b"\0" * number * 200
+        result = verifier.verify(certified(boot.quote, 5, chain), boot.collateral, time=NOW)
+        assert result.accepted is (len(chain) <= MAX_CHAIN_SIZE)
     known = [getattr(verifier, name) for name in Verifier.__slots__]
     assert max(len(memo._values) for memo in known if isinstance(memo, Memo)) <= 256
-    assert all(len(key[0].data) <= 16384 for key in verifier._pcks._values)
+    assert all(len(key[0].data) <= MAX_CHAIN_SIZE for key in verifier._pcks._values)
+
+
+@pytest.mark.parametrize("grace", [timedelta(0), timedelta(days=2), timedelta.max])
+def test_what_is_remembered_counts_only_while_everything_is_current(boot: Recorded, grace: timedelta) -> None:
+    """In any order, at the ends of every validity and just outside: a verifier says what a new one says."""
+    policy = replace(ALLOW_EMULATED, collateral_grace=grace)
+    parsed = ParsedCollateral.parse(boot.collateral)
+    chain = read_chain(boot.quote.signature.certification.data)
+    assert parsed.tcb_info_chain.value and parsed.pck_crl.value and parsed.pck_crl.value.end
+    assert parsed.tcb_info.value and parsed.root_ca_crl.value and parsed.root_ca_crl.value.end
+    ends = [parsed.pck_crl.value.end, parsed.root_ca_crl.value.end, parsed.tcb_info.value.next_update]
+    edges = {NOW, parsed.pck_crl.value.start, parsed.tcb_info.value.issue_date, *ends}
+    edges |= {end + grace for end in ends if grace < timedelta.max}
+    edges |= {edge for one in (*chain, *parsed.tcb_info_chain.value) for edge in (one.start, one.end)}
+    second = timedelta(seconds=1)
+    times = [edge + shift for edge in sorted(edges) for shift in (-second, 0 * second, second)]
+    verifier = Verifier(anchors=boot.anchors, policy=policy)
+    verdicts = set()
+    for time in (*times, *reversed(times), NOW, *times):
+        result = verifier.verify(boot.quote, boot.collateral, time=time)
+        assert result == verify(boot, time=time, policy=policy), time
+        verdicts.add(result.accepted)
+    assert verdicts == {True, False}
+
+
+def test_what_lasts_is_remembered(boot: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    verifier = Verifier(anchors=boot.anchors, policy=ALLOW_EMULATED)
+    assert verifier.verify(boot.quote, boot.collateral, time=NOW).accepted
+    monkeypatch.delattr(Standing, "of")
+    assert verifier.verify(boot.quote, boot.collateral, time=NOW + timedelta(days=1)).accepted
+    with pytest.raises(AttributeError):
+        verifier.verify(boot.quote, boot.collateral, time=NOW + timedelta(days=31))
 
 
 def test_threads_may_share_a_verifier(boot: Recorded) -> None:
