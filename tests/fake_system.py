@@ -41,6 +41,8 @@ class FakeSystem:
     ran: list[str] = field(default_factory=list)
     fail_after: int | None = None
     """Changes that succeed before one is interrupted."""
+    breaks_off: bool = False
+    """The package manager is interrupted after the first package."""
 
     def read(self, path: str) -> bytes | None:
         return self.files.get(path)
@@ -119,6 +121,8 @@ class FakeSystem:
         if "install" in words:
             for name in names:
                 self._install(name)
+                if self.breaks_off:
+                    raise KeyboardInterrupt
         elif "remove" in words:
             for name in names:
                 self._uninstall(name)

@@ -137,6 +137,12 @@ def test_each_thing_is_told_once_and_counted() -> None:
     ]
 
 
+def test_the_leaf_of_a_call_is_not_taken_for_a_status() -> None:
+    line = "seamldr: SEAMCALL (0x8000000000000000) failed: 0x8000000000030001"
+    (finding,) = explain_text(line, TABLES)
+    assert [code.name for code in finding.codes] == ["SEAMLDR_ENOENTROPY"]
+
+
 def test_decimal_error_codes_of_qemu_are_read() -> None:
     (finding,) = explain_text("qemu-system-x86_64: QGS message error code 73729", TABLES)
     assert [code.name for code in finding.codes] == ["QGS_MSG_ERROR_UNEXPECTED"]

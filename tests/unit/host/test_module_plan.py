@@ -124,6 +124,7 @@ def test_a_newer_module_of_the_line_is_installed_while_tds_run() -> None:
         ({"remaining_updates": None}, "runtime.remaining_updates", "unknown"),
         ({"version": "1.4.07"}, "runtime.same_line", "fail"),
         ({"version": ""}, "runtime.same_line", "unknown"),
+        ({"version": "1.5.100"}, "runtime.same_line", "fail"),
         ({"version": "1.5.01"}, "runtime.mapping", "fail"),
         ({"seamldr_version": "1.6.00"}, "runtime.seamldr", "fail"),
         ({"seamldr_version": ""}, "runtime.seamldr", "unknown"),

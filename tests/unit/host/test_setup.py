@@ -177,6 +177,31 @@ def test_an_interruption_of_the_journal_leaves_what_can_be_undone(
     assert system.files == before
 
 
+def test_packages_of_an_interrupted_installation_are_removed_too(tmp_path: Path) -> None:
+    system = ubuntu()
+    before = dict(system.files)
+    system.breaks_off = True
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            set_up(system, tmp_path)
+    system.breaks_off = False
+    set_up(system, tmp_path)
+    undo_setup(system, tmp_path, silent)
+    assert system.files == before
+
+
+def test_a_file_that_is_written_again_still_goes_back_to_the_first(tmp_path: Path) -> None:
+    system = ubuntu()
+    system.files["/etc/default/grub"] = b'GRUB_CMDLINE_LINUX="nohibernate"\n'
+    set_up(system, tmp_path)
+    first = system.files[GRUB_DROP_IN]
+    system.files["/etc/default/grub"] = b'GRUB_CMDLINE_LINUX=""\n'
+    set_up(system, tmp_path)
+    assert system.files[GRUB_DROP_IN] != first
+    undo_setup(system, tmp_path, silent)
+    assert GRUB_DROP_IN not in system.files
+
+
 def test_a_file_that_changes_between_plan_and_write_is_left_alone(tmp_path: Path) -> None:
     system = ubuntu()
     made = plan(system)
