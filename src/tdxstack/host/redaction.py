@@ -62,27 +62,31 @@ _BINARY = (f"read {STATUS_VARIABLE}", "read /proc/config.gz")
 """Answers that are not text, and hold nothing that is secret."""
 
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
-_EQUALS = r"[\"']?(?:[ \t]{0,8}[:=][ \t]{0,8}|[ \t])[\"']?"
+_EQUALS = r"[\"']?(?:[ \t]{0,8}[:=][ \t]{0,8}|[ \t])"
+_VALUE = r"(\"[^\"\n]+\"|'[^'\n]+'|[^\s\"']+)"
 _SECRET = re.compile(
     r"((?:key|token|tokenhash|pass(?:word|wd|phrase)?|pwd|secret|credentials?|cookie|psk|authorization|bearer)"
-    rf"{_EQUALS})"
-    r"(?![\s\"'])([^\s\"',}]+)",
+    rf"{_EQUALS}){_VALUE}",
     re.IGNORECASE,
 )
 _IDENTITY = re.compile(
     r"((?:serial(?: number| no\.?)?|service tag|asset tag|(?:encrypted_)?ppid|qe_?id|machine[-_]id)"
-    rf"{_EQUALS})(?![\s\"'])([^\s\"',}}&]+)",
+    rf"{_EQUALS}){_VALUE}",
     re.IGNORECASE,
 )
 _HOME = re.compile(r"(?<=/home/)(?!user\b)[^/\s\"':]+")
 _USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
 _EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)*")
-_MAC = re.compile(r"(?<![0-9A-Fa-f:])(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}(?![0-9A-Fa-f:])")
+_MAC = re.compile(r"(?<![0-9A-Fa-f])(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}(?![0-9A-Fa-f])")
 _UUID = re.compile(r"\b[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\b")
 _LONG = re.compile(r"\b(?:[0-9A-Fa-f]{24,}|(?=[A-Za-z+_-]{0,39}\d)[A-Za-z0-9+_-]{40,})={0,2}")
-_IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")
-_IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{2,39}(?![\w:])")
+_IPV4 = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?!\d|\.\d)")
+_IPV6 = re.compile(r"(?<![0-9A-Fa-f:])[0-9A-Fa-f:]{2,45}(?![0-9A-Fa-f:])")
+_DOMAIN = re.compile(r"(?<![\w./@-])(?:[A-Za-z0-9-]{1,63}\.){2,8}[A-Za-z]{2,24}\b(?!\.\w)")
 _URL_HOST = re.compile(r"(https?://)(\[?[^/\s:\]\"'<>]+\]?)")
+
+_DOCUMENTATION: Final = {4: ipaddress.ip_network("192.0.2.0/24"), 6: ipaddress.ip_network("2001:db8::/32")}
+"""Addresses that belong to nobody (RFC 5737, RFC 3849): the stand-ins."""
 
 _MISSING: Final = "<not readable as JSON, and removed>"
 
@@ -162,12 +166,12 @@ class Redactor:
     def _parameters(self, text: str) -> str:
         words = []
         for word in text.split():
-            name, separator, value = word.partition("=")
-            if separator and value and not _PARAMETERS.match(word):
-                self.removed["values of kernel parameters"] += 1
-                words.append(f"{name}={REMOVED}")
-            else:
+            name, separator, _ = word.partition("=")
+            if _PARAMETERS.match(word):
                 words.append(word)
+            else:
+                self.removed["kernel parameters"] += 1
+                words.append(f"{name}={REMOVED}" if separator and re.fullmatch(r"[\w.-]+", name) else REMOVED)
         return " ".join(words)
 
     def _pccs(self, text: str) -> str:
@@ -217,15 +221,16 @@ class Redactor:
         text = self._replace(_PEM, text, "private keys")
         text = self._replace(_USERINFO, text, "secrets", "")
         text = self._replace(_HOME, text, "names of people and machines", "user")
-        text = self._replace(_SECRET, text, "secrets", r"\g<1>" + REMOVED)
-        text = self._replace(_IDENTITY, text, "serial numbers", r"\g<1>" + REMOVED)
+        text = _SECRET.sub(lambda found: self._value(found, "secrets"), text)
+        text = _IDENTITY.sub(lambda found: self._value(found, "serial numbers"), text)
         text = self._replace(_MAC, text, "MAC addresses", "00:00:5e:00:53:00")
         text = self._replace(_UUID, text, "UUIDs", "00000000-0000-0000-0000-000000000000")
         text = self._replace(_EMAIL, text, "names of people and machines")
         text = self._replace(_LONG, text, "long numbers")
         text = _IPV4.sub(self._address, text)
         text = _IPV6.sub(self._address, text)
-        text = _URL_HOST.sub(self._host, text)
+        text = _URL_HOST.sub(lambda found: found[1] + self._host(found[2]), text)
+        text = _DOMAIN.sub(lambda found: self._host(found[0]), text)
         return self._replace(self._names, text, "names of this machine", "this-host") if self._names else text
 
     def _replace(self, pattern: re.Pattern[str], text: str, kind: str, stand_in: str = REMOVED) -> str:
@@ -234,24 +239,41 @@ class Redactor:
             self.removed[kind] += count
         return clean
 
+    def _value(self, found: re.Match[str], kind: str) -> str:
+        """What names a secret, and a stand-in in the quotes that the secret had."""
+        quote = found[2][0] if found[2][0] in "\"'" else ""
+        if found[2].strip("\"'") == REMOVED:
+            return found[0]
+        self.removed[kind] += 1
+        return f"{found[1]}{quote}{REMOVED}{quote}"
+
     def _address(self, found: re.Match[str]) -> str:
-        try:
-            address = ipaddress.ip_address(found[0])
-        except ValueError:
-            return found[0]
-        if address.is_loopback or address.is_unspecified:
-            return found[0]
+        """A stand-in for an address, which may have a colon too much before or behind it."""
+        for text in dict.fromkeys(
+            (found[0], found[0].rstrip(":"), found[0].lstrip(":"), found[0].strip(":"))
+        ):
+            try:
+                address = ipaddress.ip_address(text)
+            except ValueError:
+                continue
+            return found[0].replace(text, self._stand_in(address))
+        return found[0]
+
+    def _stand_in(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+        if address.is_loopback or address.is_unspecified or address in _DOCUMENTATION[address.version]:
+            return str(address)
         self.removed["IP addresses"] += 1
         number = len(self._addresses) + 1
         stand_in = f"192.0.2.{number % 256}" if address.version == 4 else f"2001:db8::{number:x}"
-        return self._addresses.setdefault(found[0], stand_in)
+        return self._addresses.setdefault(str(address), stand_in)
 
-    def _host(self, found: re.Match[str]) -> str:
-        name = found[2].strip("[]")
-        if name == "localhost" or name.endswith(_PUBLIC_HOSTS) or re.fullmatch(r"[\d.]+|[0-9A-Fa-f:]+", name):
-            return found[0]
+    def _host(self, written: str) -> str:
+        name = written.strip("[]").lower()
+        public = any(name == one or name.endswith(f".{one}") for one in _PUBLIC_HOSTS)
+        if public or name == "localhost" or name.endswith(".invalid") or _is_address(name):
+            return written
         self.removed["names of other machines"] += 1
-        return found[1] + self._hosts.setdefault(name, f"host-{len(self._hosts) + 1}.invalid")
+        return self._hosts.setdefault(name, f"host-{len(self._hosts) + 1}.invalid")
 
 
 def _of_text(reduce: Callable[[str], str]) -> Callable[[Any], Any]:
@@ -264,6 +286,14 @@ def _of_text(reduce: Callable[[str], str]) -> Callable[[Any], Any]:
         return text.split("\n") if "\n" in text else text
 
     return reduced
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _passwd(text: str) -> str:
