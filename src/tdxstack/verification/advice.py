@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from tdxstack.verification.result import Check
+from tdxstack.verification.quote import QUOTE_CHECKS
+from tdxstack.verification.result import Check, Status
 from tdxstack.verification.tcb_info import TcbStatus
 
 _TAMPERED = "do not trust it: get a new quote from the TD itself, over a channel that nobody changes"
@@ -13,6 +14,7 @@ _STALE = f"{_COLLATERAL}; or allow some delay in a policy: collateral_grace"
 _UPDATE = "have the operator update what is short; no policy accepts such a platform"
 _UPDATE_OR_ACCEPT = "have the operator update what is short; or accept the status in a policy: tcb_status"
 _NEVER_ACCEPTED = (TcbStatus.NOT_SUPPORTED.value, TcbStatus.REVOKED.value)
+_LACKING = "mend what failed first: without it this cannot be judged"
 _DIFFERS = "find out what was booted; if it is right, put its value into the policy: registers"
 _UNLIKE_REFERENCE = "find out what was booted: `tdx compare` says what differs and why"
 _RTMR3 = "if software in the TD is meant to extend RTMR3, its value is for that software to explain"
@@ -68,6 +70,8 @@ ADVICE: Final[dict[str, str]] = {
 
 def advice(check: Check) -> str:
     """What to do about a check that failed or could not be made; empty for a check that is not known."""
+    if check.status is Status.UNKNOWN and check.id in QUOTE_CHECKS:
+        return _LACKING
     if check.id.startswith("td.expected."):
         return _DIFFERS
     if check.id.startswith("reference."):

@@ -21,7 +21,7 @@ from tdxstack.abi.quote import CertificationData
 from tdxstack.verification.advice import ADVICE, advice
 from tdxstack.verification.boot import BOOT_CHECKS
 from tdxstack.verification.quote import POLICY_CHECKS, QUOTE_CHECKS
-from tdxstack.verification.result import fail
+from tdxstack.verification.result import fail, unknown
 from tests.recorded_boot import NOW, Keys, Recorded, naming_pck, with_quote, with_tcb_info
 from tests.unit.cli.verification_files import Files, call
 from tests.unit.collateral.pcs_server import serving
@@ -425,5 +425,6 @@ def test_there_is_advice_for_every_check() -> None:
     assert set(ADVICE) <= known
     assert advice(fail("nothing.such", "", "")) == ""
     assert "in a policy" in advice(fail("tcb.status", "UpToDate", "OutOfDate, TCB of 2024"))
+    assert advice(unknown("tcb.status", "there is no TCB info")).startswith("mend what failed first")
     for status in ("Revoked", "NotSupported"):
         assert "no policy accepts" in advice(fail("tcb.status", "UpToDate", status))
