@@ -71,6 +71,8 @@ def _text(what: Sequence[str]) -> str:
     if len(what) == 1 and number_in(what[0]) is None and Path(what[0]).is_file():
         with Path(what[0]).open("rb") as file:
             return _read(file, what[0])
+    if len(what) == 1 and what[0].startswith(("/", "./", "../")) and " " not in what[0]:
+        raise UsageError(f"there is no file {what[0]}", hint="name a log, or quote the message")
     return " ".join(what)
 
 

@@ -22,6 +22,7 @@ SOFTWARE_CLASS: Final = 0xFF
 _MODIFIERS: Final = FATAL | HOST_PRIORITY
 _RESERVED: Final = 0xFFF << 48
 _DETAILS: Final = 0xFFFFFFFF
+_ALL_ONES: Final = (1 << 64) - 1
 
 _NUMBER = re.compile(r"[+-]?(?:0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})")
 _BARE_HEX = re.compile(r"(?=[0-9]{0,15}[a-fA-F])[0-9a-fA-F]{8,16}")
@@ -137,7 +138,8 @@ def _likely(finding: CodeFinding, around: str) -> bool:
         return not words or any(word in around for word in words)
     if not finding.number & (ERROR | NON_RECOVERABLE):
         return False
-    return finding.name != UNKNOWN_STATUS or any(word in around for word in _TDX_WORDS)
+    ambiguous = finding.name == UNKNOWN_STATUS or finding.number == _ALL_ONES
+    return not ambiguous or any(word in around for word in _TDX_WORDS)
 
 
 UNKNOWN_STATUS: Final = "unknown status"

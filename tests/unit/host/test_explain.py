@@ -155,6 +155,7 @@ def test_decimal_error_codes_of_qemu_are_read() -> None:
         "virt/tdx: CMR: [0x100000000, 0x30100000000)",
         "usb 1-1: device descriptor read/64, error -71",
         "segfault at 8000000000000003",
+        "clocksource: kvm-clock: mask: 0xffffffffffffffff max_cycles: 0x1cd42e4dffb",
         "process 57361 exited with status 57361x",
         "nothing of TDX",
     ],
@@ -219,6 +220,12 @@ def test_command_says_nothing_was_recognised_in_json() -> None:
     result = run(["0xdeadbeef", "--json"])
     assert result.exit_code == 1
     assert json.loads(result.stdout) == {"recognised": False, "codes": [], "findings": []}
+
+
+def test_command_says_that_a_file_is_missing() -> None:
+    result = run(["./no-such.log"])
+    assert isinstance(result.exception, UsageError)
+    assert "there is no file ./no-such.log" in result.exception.message
 
 
 def test_command_refuses_what_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
