@@ -108,6 +108,9 @@ def predict(
             write_atomically(output, reference.to_json())
             for register, event in reference.open_events():
                 display.note(f"open in {output}: {register} {event.meaning}: {event.reason}")
+            for unknown in result.prediction.unpredicted:
+                if unknown.and_more:
+                    display.note(f"{output} demands nothing of {unknown.register}: {unknown.reason}")
     if as_json:
         print_json(result.to_json())
     else:

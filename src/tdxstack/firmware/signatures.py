@@ -18,7 +18,13 @@ from cryptography.x509 import Certificate, load_der_x509_certificate
 
 from tdxstack.errors import MalformedError
 from tdxstack.measurement.pe import Image
-from tdxstack.measurement.signature_list import HEADER_SIZE, OWNER_SIZE, X509, parse_signature_lists
+from tdxstack.measurement.signature_list import (
+    HEADER_SIZE,
+    OWNER_SIZE,
+    X509,
+    SignatureList,
+    parse_signature_lists,
+)
 
 SHA256_HASH = UUID("c1c41626-504c-4092-aca9-41f936934328")
 
@@ -48,12 +54,13 @@ def authority(image: Image, database: bytes, revoked: bytes = b"") -> Entry | No
     Raises `MalformedError` for broken databases or signatures.
     """
     digest = image.digest("sha256")
-    forbidden = {entry.data for entry in (*_entries(revoked, X509), *_entries(revoked, SHA256_HASH))}
+    allowing, forbidding = parse_signature_lists(database), parse_signature_lists(revoked)
+    forbidden = {entry.data for entry in (*_entries(forbidding, X509), *_entries(forbidding, SHA256_HASH))}
     if digest in forbidden:
         return None
     trusted = [
         (entry, load_der_x509_certificate(entry.data))
-        for entry in _entries(database, X509)
+        for entry in _entries(allowing, X509)
         if entry.data not in forbidden
     ]
     for signature in image.signatures():
@@ -61,17 +68,12 @@ def authority(image: Image, database: bytes, revoked: bytes = b"") -> Entry | No
         for entry, certificate in trusted:
             if any(_reaches(link, certificate) for link in chain):
                 return entry
-    return next((entry for entry in _entries(database, SHA256_HASH) if entry.data == digest), None)
+    return next((entry for entry in _entries(allowing, SHA256_HASH) if entry.data == digest), None)
 
 
-def _entries(database: bytes, kind: UUID) -> list[Entry]:
+def _entries(lists: Sequence[SignatureList], kind: UUID) -> list[Entry]:
     """The entries of one kind, in order."""
-    return [
-        Entry(owner, data)
-        for one in parse_signature_lists(database)
-        if one.type == kind
-        for owner, data in one.signatures
-    ]
+    return [Entry(owner, data) for one in lists if one.type == kind for owner, data in one.signatures]
 
 
 def _chain(signature: bytes) -> list[Certificate]:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from tdxstack.abi.event_log import EVENT_TYPE_NAMES, SHA384_SIZE
+from tdxstack.abi.event_log import EV_EFI_BOOT_SERVICES_APPLICATION, EVENT_TYPE_NAMES, SHA384_SIZE
 from tdxstack.measurement.mrtd import Mrtd
 from tdxstack.measurement.replay import extend
 
@@ -19,7 +19,8 @@ class ExpectedEvent:
     """One event that a TD will log.
 
     `register` is rtmr0, rtmr1 or rtmr2; `digest` has 48 bytes, or is None where it cannot be known
-    beforehand: `reason` then says why. `source` names the input that it comes from.
+    beforehand: `reason` then says why. `source` names the input that it comes from. `and_more`: it stands
+    for all that follows in its register, and nobody knows how many events that is.
     """
 
     register: str
@@ -28,6 +29,7 @@ class ExpectedEvent:
     meaning: str
     source: str
     reason: str = ""
+    and_more: bool = False
 
     @property
     def type_name(self) -> str:
@@ -54,6 +56,15 @@ def hashed(register: str, kind: int, data: bytes, meaning: str, source: str) -> 
 def unknown(register: str, kind: int, meaning: str, source: str, reason: str) -> ExpectedEvent:
     """An event that will be there, with a digest that cannot be known; its register cannot be either."""
     return ExpectedEvent(register, kind, None, meaning, source, reason)
+
+
+def unknown_rest(meaning: str, source: str, reason: str) -> list[ExpectedEvent]:
+    """One event for each register, in the place of everything from here on."""
+    kind = EV_EFI_BOOT_SERVICES_APPLICATION
+    return [
+        ExpectedEvent(register, kind, None, meaning, source, reason, and_more=True)
+        for register in PREDICTED_REGISTERS
+    ]
 
 
 @dataclass(frozen=True, slots=True)

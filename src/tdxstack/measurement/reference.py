@@ -74,7 +74,8 @@ class Reference:
         """The reference values of a prediction.
 
         A register whose value is known is pinned to it (MRTD to both orders of adding pages); one with an
-        event that cannot be predicted is described by its events. `portable` leaves the digests of the TD
+        event that cannot be predicted is described by its events, and left out where it is not known which
+        those are. `portable` leaves the digests of the TD
         HOB, ACPI and SMBIOS events open, so that machines of different sizes share one reference: whoever
         starts the TD may then choose what those tables say.
         """
@@ -84,6 +85,8 @@ class Reference:
             own = tuple(
                 _reference_event(event, portable) for event in prediction.events if event.register == register
             )
+            if any(event.register == register and event.and_more for event in prediction.events):
+                continue
             value = prediction.registers[register]
             if value is not None and all(event.digest is not None for event in own):
                 registers[register] = (value,)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tdxstack.abi import event_log
 from tdxstack.errors import MalformedError, UnavailableError
 from tdxstack.firmware.contents import Contents, open_contents
 from tdxstack.machine.stopped import Launch
-from tdxstack.measurement.expected import PREDICTED_REGISTERS, ExpectedEvent, Prediction, unknown
+from tdxstack.measurement.expected import ExpectedEvent, Prediction, unknown_rest
 from tdxstack.measurement.firmware_boot import ready_to_boot_events, start_events
 from tdxstack.measurement.loader_boot import (
     direct_load_options,
@@ -24,7 +23,7 @@ from tdxstack.prediction.firmware import firmware_inputs
 from tdxstack.prediction.hardware import Hardware
 from tdxstack.prediction.keys import Keys
 
-KERNEL = "the kernel from QEMU"
+KERNEL, KERNEL_DOES = "the kernel from QEMU", "what the kernel does"
 
 
 def predict(launch: Launch, firmware: bytes, machine: Hardware, disk: Path | None) -> Prediction:
@@ -56,18 +55,15 @@ def _direct_kernel(
     initrd = _read(launch.initrd) if launch.initrd else b""
     options = direct_load_options(contents.profile, launch.command_line, initrd=bool(initrd))
     if kernel_version(file) is None:
-        return [], _unknown(path, f"{path} is no Linux kernel (bzImage) that states its version")
+        return [], unknown_rest(
+            KERNEL_DOES, str(path), f"{path} is no Linux kernel (bzImage) that states its version"
+        )
     try:
         image = Image.parse(kernel)
         program = [*Keys(contents).firmware_lets(image, KERNEL), program_event(image, KERNEL, str(path))]
     except MalformedError as error:
-        return [], _unknown(path, error.message)
+        return [], unknown_rest(KERNEL_DOES, str(path), error.message)
     return program, [*stub_events(file, options, initrd, terminated=True), *exit_events(retried=False)]
-
-
-def _unknown(path: Path, reason: str) -> list[ExpectedEvent]:
-    kind, meaning = event_log.EV_EFI_BOOT_SERVICES_APPLICATION, "what the kernel does"
-    return [unknown(register, kind, meaning, str(path), reason) for register in PREDICTED_REGISTERS]
 
 
 def _read(path: Path) -> bytes:

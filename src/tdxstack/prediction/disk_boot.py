@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tdxstack.abi import event_log
 from tdxstack.errors import MalformedError
 from tdxstack.firmware.contents import Contents
-from tdxstack.measurement.expected import PREDICTED_REGISTERS, ExpectedEvent, unknown
+from tdxstack.measurement.expected import ExpectedEvent, unknown_rest
 from tdxstack.measurement.loader_boot import exit_events, partitions_event, program_event, stub_events
 from tdxstack.measurement.pe import Image
 from tdxstack.measurement.shim import Shim, shim_events
@@ -27,7 +26,7 @@ LINUX_SECTION = ".linux"
 
 _GRUB_PREFIX = re.compile(rb"/EFI/[A-Za-z0-9_-]{1,32}(?=\0)")
 
-SOURCE = "disk image"
+SOURCE, LOADER_DOES = "disk image", "what the boot loader does"
 FOLLOWED = "boot through shim and GRUB, or give the kernel to QEMU"
 
 
@@ -39,22 +38,13 @@ def disk_events(disk: Path | None, contents: Contents) -> list[ExpectedEvent]:
     """
     found: list[ExpectedEvent] = []
     if disk is None:
-        return _unknown("the machine has no disk and no kernel of its own")
+        return unknown_rest(LOADER_DOES, SOURCE, "the machine has no disk and no kernel of its own")
     try:
         with open_disk(disk) as opened:
             found.extend(_DiskBoot(opened, contents).events())
     except MalformedError as error:
-        found += _unknown(error.message)
+        found += unknown_rest(LOADER_DOES, SOURCE, error.message)
     return found
-
-
-def _unknown(reason: str) -> list[ExpectedEvent]:
-    return [
-        unknown(
-            register, event_log.EV_EFI_BOOT_SERVICES_APPLICATION, "what the boot loader does", SOURCE, reason
-        )
-        for register in PREDICTED_REGISTERS
-    ]
 
 
 class _DiskBoot:

@@ -51,21 +51,32 @@ def open_disk(path: Path) -> Iterator[Disk]:
 def _open(path: Path, stack: contextlib.ExitStack, depth: int) -> Disk:
     if not depth:
         raise _bad(path, f"it is an overlay of more than {MAX_CHAIN} images")
+    file = _file(path, stack)
+    header = file.read(HEADER_SIZE)
+    if header[:4] != MAGIC:
+        return Raw(file)
+    below = _backing_file(path, file, header)
+    return Qcow2(path, file, header, _open(below, stack, depth - 1) if below else None)
+
+
+def _file(path: Path, stack: contextlib.ExitStack) -> BinaryIO:
     try:
-        file = stack.enter_context(path.open("rb"))
+        return stack.enter_context(path.open("rb"))
     except OSError as error:
         raise UnavailableError(
             f"disk image {path} cannot be read: {error.strerror}", hint="name an existing disk image"
         ) from None
-    header = file.read(HEADER_SIZE)
-    if header[:4] != MAGIC:
-        return Raw(file)
-    return Qcow2(path, file, header, _backing(path, file, header, stack, depth))
 
 
-def _backing(
-    path: Path, file: BinaryIO, header: bytes, stack: contextlib.ExitStack, depth: int
-) -> Disk | None:
+def backing_file(path: Path) -> Path | None:
+    """The image that `path` is an overlay of; None where it is none. Raises as `open_disk` does."""
+    with contextlib.ExitStack() as stack:
+        file = _file(path, stack)
+        header = file.read(HEADER_SIZE)
+        return _backing_file(path, file, header) if header[:4] == MAGIC else None
+
+
+def _backing_file(path: Path, file: BinaryIO, header: bytes) -> Path | None:
     offset, size = int.from_bytes(header[8:16], "big"), int.from_bytes(header[16:20], "big")
     if not offset:
         return None
@@ -73,7 +84,7 @@ def _backing(
     name = file.read(min(size, 4096)).decode("utf-8", "surrogateescape")
     if not name or "\0" in name or name.startswith(("json:", "nbd:")):
         raise _bad(path, f"it is an overlay of {name[:80]!r}, which is no file")
-    return _open(path.parent / name, stack, depth - 1)
+    return path.parent / name
 
 
 class Raw:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tdxstack.errors import CommandError, UsageError
+from tdxstack.errors import CommandError
 from tdxstack.files import Directories
 from tdxstack.firmware.find import read_image
 from tdxstack.machine.qemu_command import build_qemu_command
@@ -16,6 +16,7 @@ from tdxstack.measurement.expected import Prediction
 from tdxstack.platform import Platform, choose_platform
 from tdxstack.prediction.boot import predict
 from tdxstack.prediction.hardware import Hardware, hardware
+from tdxstack.prediction.qcow2 import backing_file
 from tdxstack.workflows.workshop import Surroundings, Workshop
 
 PLACEHOLDER = "prediction"
@@ -70,8 +71,9 @@ def predict_machine(request: PredictRequest, surroundings: Surroundings, worksho
         state = store.load(request.name)
         launch, emulated = Launch.parse(state.argv), state.emulated
         disk = launch.disk
-        if disk is not None and not disk.exists():
-            raise UsageError(f"the disk of machine {request.name!r} is gone: {disk}", hint="give --image")
+        if disk is not None and store.is_running(request.name):
+            # Its own disk is being written to; it started with what lies below.
+            disk = backing_file(disk)
     else:
         launch, emulated, disk = _new_machine(request, surroundings, workshop, store)
     machine = _hardware(launch, surroundings.directories, emulated=emulated)

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from tdxstack.abi import event_log
 from tdxstack.measurement.event_data import UefiVariable
-from tdxstack.measurement.expected import ExpectedEvent, Prediction, fold, hashed, unknown
+from tdxstack.measurement.expected import ExpectedEvent, Prediction, fold, hashed, unknown, unknown_rest
 from tdxstack.measurement.firmware_boot import (
     GLOBAL,
     FirmwareInputs,
@@ -16,6 +16,7 @@ from tdxstack.measurement.firmware_boot import (
 )
 from tdxstack.measurement.mrtd import Mrtd
 from tdxstack.measurement.profile import PROFILES, Profile, Shown
+from tdxstack.measurement.reference import Reference
 from tdxstack.measurement.replay import replay
 
 MRTD = Mrtd(b"\1" * 48, b"\2" * 48)
@@ -119,3 +120,11 @@ def test_profiles_only_ever_gain_what_an_image_shows() -> None:
     for older, newer in pairwise(PROFILES):
         assert older.shown <= newer.shown
     assert not Shown(acpi=True) <= Shown(smbios=True)
+
+
+def test_what_follows_an_unknown_step_is_unknown_in_every_register_and_in_no_reference() -> None:
+    rest = unknown_rest("what the boot loader does", "disk", "the disk is encrypted")
+    prediction = Prediction((A, B, *rest), MRTD)
+    assert [prediction.registers[name] for name in ("rtmr0", "rtmr1", "rtmr2")] == [None, None, None]
+    reference = Reference.of(prediction, "name")
+    assert (list(reference.registers), list(reference.events)) == (["mrtd"], [])

@@ -16,7 +16,7 @@ from tdxstack.errors import MalformedError, UnavailableError
 from tdxstack.prediction.ext4 import Ext4
 from tdxstack.prediction.fat import Fat
 from tdxstack.prediction.partitions import read_partitions
-from tdxstack.prediction.qcow2 import open_disk
+from tdxstack.prediction.qcow2 import backing_file, open_disk
 from tests.unit.prediction import disks as made
 
 LONG = random.Random(1).randbytes(5000)
@@ -118,6 +118,8 @@ def test_an_overlay_shows_what_lies_below(tmp_path: Path) -> None:
     with open_disk(tmp_path / "top.qcow2") as disk:
         assert disk.read(0, 5) == b"above"
         assert disk.read(65536, 65536 + 5) == below[65536:]
+    assert backing_file(tmp_path / "top.qcow2") == tmp_path / "base.raw"
+    assert backing_file(tmp_path / "base.raw") is None
 
 
 def test_images_that_are_not_read_are_named(tmp_path: Path) -> None:
