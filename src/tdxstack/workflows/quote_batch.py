@@ -162,12 +162,14 @@ class Workers:
         theirs.close()
 
     def _stop(self) -> None:
+        # First of all, so that a worker ends that was too young for the signal: it still had the parent's
+        # handler for it, and would wait for work for ever.
+        for connection in self._connections:
+            connection.close()
         for process in self._processes:
             process.terminate()
         for process in self._processes:
             process.join()
-        for connection in self._connections:
-            connection.close()
 
 
 def _work(

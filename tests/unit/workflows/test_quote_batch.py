@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,6 +114,31 @@ def test_no_process_outlives_the_block(directory: Path, terms: Terms) -> None:
         assert all(process.is_alive() for process in processes)
         raise KeyboardInterrupt
     assert not any(process.is_alive() for process in processes)
+
+
+def test_a_worker_that_is_too_young_for_the_signal_ends_too(
+    monkeypatch: pytest.MonkeyPatch, directory: Path, terms: Terms
+) -> None:
+    """Until it has set its own, a worker has the parent's handler, which may do nothing but take note."""
+    late = [0.3]
+
+    def set_late(number: int, handler: Any) -> Any:
+        time.sleep(late.pop() if late else 0)
+        return real(number, handler)
+
+    real = signal.signal
+    noted: list[int] = []
+    previous = real(signal.SIGTERM, lambda number, frame: noted.append(number))
+    alarm = real(signal.SIGALRM, lambda number, frame: pytest.fail("the worker does not end"))
+    monkeypatch.setattr(signal, "signal", set_late)
+    signal.alarm(20)
+    try:
+        with Workers(directory, terms, read, 2):
+            pass
+    finally:
+        signal.alarm(0)
+        real(signal.SIGTERM, previous)
+        real(signal.SIGALRM, alarm)
 
 
 def test_a_dead_worker_is_an_error(directory: Path, terms: Terms) -> None:
