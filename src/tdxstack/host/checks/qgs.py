@@ -9,7 +9,7 @@ from tdxstack.abi.qgs import ErrorCode, GetPlatformInfoRequest, GetPlatformInfoR
 from tdxstack.errors import MalformedError
 from tdxstack.exchange import Address
 from tdxstack.host.check import ENABLING_GUIDE, Check, Circumstances, Finding, Purpose, exists, optional
-from tdxstack.host_access import AbsentError, FileStatus, ForbiddenError, Host, HostError
+from tdxstack.host_access import AbsentError, FileStatus, ForbiddenError, Host, HostError, Output
 
 QGS_USER = "qgsd"
 QGS_SOCKET = Path("/var/run/tdx-qgs/qgs.socket")
@@ -91,15 +91,15 @@ class Service(Check):
         try:
             output = host.run(["systemctl", "show", "qgsd", "--property=LoadState,ActiveState,SubState"])
         except AbsentError:
-            if _socket_status(host):
-                return self.ok(f"{QGS_SOCKET} exists; there is no systemd")
-            return self.unsure("there is no systemd, and no socket of a QGS", "ps ax | grep qgs")
+            output = Output(1, "", "")
         state = dict(re.findall(r"^(\w+)=(.*)$", output.stdout, re.MULTILINE))
         if state.get("ActiveState") == "active":
             return self.ok("qgsd is active")
+        if state.get("LoadState") != "loaded" and exists(host, str(QGS_SOCKET)):
+            return self.ok(f"not a service of systemd, but {QGS_SOCKET} exists")
+        if not state:
+            return self.unsure("systemd does not run here, and there is no QGS socket", "ps ax | grep qgs")
         if state.get("LoadState") != "loaded":
-            if _socket_status(host):
-                return self.ok(f"not a service of systemd, but {QGS_SOCKET} exists")
             return self.fail("qgsd is not installed", "no quote generation service is installed")
         shown = f"qgsd is {state.get('ActiveState', 'unknown')} ({state.get('SubState', 'unknown')})"
         return self.fail(
@@ -196,10 +196,6 @@ def qgs_address(host: Host) -> Address:
         if found and int(found[1]):
             return (VMADDR_CID_HOST, int(found[1]))
     return QGS_SOCKET
-
-
-def _socket_status(host: Host) -> bool:
-    return exists(host, str(QGS_SOCKET))
 
 
 def _shown(status: FileStatus) -> str:
