@@ -145,11 +145,16 @@ def _replay_document(logs: list[Log], done: Replay, compared: Comparison | None)
             for bank, registers in done.banks.items()
         },
         "wrong_digests": list(done.wrong_digests),
+        "notes": _notes(done, compared),
     }
     if compared:
         document["matches"] = {f"rtmr{index}": match for index, match in enumerate(compared.matches)}
-        document["notes"] = list(compared.notes)
     return document
+
+
+def _notes(done: Replay, compared: Comparison | None) -> list[str]:
+    missing = [f"the bank of {name} is not computed: only SHA-1 and SHA-2 are" for name in done.not_computed]
+    return missing + list(compared.notes if compared else ())
 
 
 def _registers(rtmrs: Rtmrs) -> dict[str, str]:
@@ -173,5 +178,5 @@ def _print_replay(done: Replay, compared: Comparison | None) -> None:
         console.print(
             f"[bold red]digest is not that of the logged data:[/] events {numbers}", highlight=False
         )
-    for note in compared.notes if compared else ():
+    for note in _notes(done, compared):
         console.print(f"[yellow]note:[/] {note}", highlight=False)

@@ -121,14 +121,19 @@ def recognise(data: bytes) -> LogKind:
         return LogKind.TCG
     if is_binary(data):
         return LogKind.IMA
-    for start, name, hint in OTHERS:
-        if data.startswith(start):
-            raise MalformedError(f"this is {name} and no log", hint=hint)
+    refuse_other_evidence(data, "log")
     if is_cel(data):
         return LogKind.CEL
     if len(data) >= 32 and int.from_bytes(data[4:8], "little") in EVENT_TYPE_NAMES:
         return LogKind.TCG
     raise MalformedError(f"{len(data)} bytes are no log of a known kind", hint=NO_LOG)
+
+
+def refuse_other_evidence(data: bytes, wanted: str) -> None:
+    """Raise `MalformedError` if `data` is evidence of another kind than `wanted`, naming it."""
+    for start, name, hint in OTHERS:
+        if data.startswith(start):
+            raise MalformedError(f"this is {name} and no {wanted}", hint=hint)
 
 
 def read_log(data: bytes, kind: LogKind | None = None) -> Log:
@@ -154,7 +159,8 @@ class Replay:
 
     `events`: how many there are, headers included. `rtmrs`: of a TD's logs, else None. `rtmr_events`: how
     many extend each RTMR. `banks`: of other logs, the PCRs by algorithm and by name. `wrong_digests`: numbers
-    of events (the first ten) whose digest is not that of the data logged with it.
+    of events (the first ten) whose digest is not that of the data logged with it. `not_computed`: algorithms
+    that the log has digests of and Python may not have.
     """
 
     events: int
@@ -162,6 +168,7 @@ class Replay:
     rtmr_events: tuple[int, ...]
     banks: dict[str, dict[str, bytes]] | None
     wrong_digests: tuple[int, ...]
+    not_computed: tuple[str, ...] = ()
 
 
 def replay_logs(logs: Sequence[Log]) -> Replay:
@@ -177,7 +184,9 @@ def replay_logs(logs: Sequence[Log]) -> Replay:
             raise UsageError(
                 "several logs are replayed together only for a TD", hint="give the TD's boot log first"
             )
-        return Replay(events, None, (), _replay_banks(logs[0]), wrong)
+        found = {name for _, entry in _numbered(logs) for name, _ in entry.digests}
+        missing = tuple(sorted(found - SIZE_OF_ALGORITHM.keys()))
+        return Replay(events, None, (), _replay_banks(logs[0]), wrong, missing)
     rtmrs: Rtmrs = (bytes(SHA384_SIZE),) * 4
     counts = [0] * RTMR_COUNT
     for log in logs:
@@ -258,7 +267,7 @@ def _rtmr_extensions(log: Log) -> Iterator[tuple[int, bytes]]:
 
 
 def _replay_banks(log: Log) -> dict[str, dict[str, bytes]]:
-    """The PCRs of each bank that the log has digests for and that can be computed (SM3 cannot everywhere)."""
+    """The PCRs of each bank that the log has digests for and that can be computed."""
     if log.kind is LogKind.IMA:
         return {
             algorithm: {

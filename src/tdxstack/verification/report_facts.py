@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tdxstack.abi.hcl_report import HASHES, REPORT_TYPE_NAMES, SIGNATURE, HclReport
-from tdxstack.abi.tdreport import TdReport, td_attribute_names, xfam_names
+from tdxstack.abi.tdreport import REPORT_TYPE_TDX, TdReport, td_attribute_names, xfam_names
+from tdxstack.measurement.logs import refuse_other_evidence
 from tdxstack.verification.emulated import EMULATED_MRSEAM
 from tdxstack.verification.quote_facts import module_facts
 
@@ -15,6 +16,8 @@ def read_report(data: bytes) -> tuple[TdReport, HclReport | None]:
     if data.startswith(SIGNATURE):
         outer = HclReport.parse(data)
         return outer.tdreport, outer
+    if data[:1] != bytes((REPORT_TYPE_TDX,)):
+        refuse_other_evidence(data, "TDREPORT")
     return TdReport.parse(data), None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tdxstack.measurement.replay import Rtmrs
 from tdxstack.verification.emulated import EMULATED_MRSEAM
 from tests.unit.abi.test_hcl_report import packed as hcl_packed
 from tests.unit.abi.test_quote import SIGNATURE
-from tests.unit.measurement.test_logs import AAEL, CCEL, CCEL_RTMRS, IMA, TPM, sha
+from tests.unit.measurement.test_logs import AAEL, CCEL, CCEL_RTMRS, IMA, TPM, header, sha
 
 REGISTERS = {f"rtmr{index}": value.hex() for index, value in enumerate(CCEL_RTMRS)}
 
@@ -71,6 +72,7 @@ def test_replay_without_anything_to_compare(files: Path) -> None:
             "registers": REGISTERS,
             "banks": None,
             "wrong_digests": [],
+            "notes": [],
         }
     assert REGISTERS["rtmr2"] in run("eventlog", "replay", str(files / "ccel")).stdout
 
@@ -115,13 +117,23 @@ def test_replay_of_pcrs(files: Path) -> None:
     assert "not a TD's" in str(run(*words, fails=UsageError).exception)
 
 
+def test_bank_that_is_not_computed_is_told() -> None:
+    log = header((0x12, 32)) + struct.pack("<IIIH32sI", 1, 4, 1, 0x12, b"d" * 32, 0)
+    document = json.loads(run("eventlog", "replay", "-", "--json", data=log).stdout)
+    assert document["banks"] == {}
+    assert document["notes"] == ["the bank of sm3 is not computed: only SHA-1 and SHA-2 are"]
+    assert "bank of sm3" in run("eventlog", "replay", "-", data=log).stdout
+
+
 def test_misuse(files: Path) -> None:
     ccel, quote, report = (str(files / name) for name in ("ccel", "quote", "report"))
     both = run("eventlog", "replay", ccel, "--quote", quote, "--report", report, fails=UsageError)
     assert "both" in str(both.exception)
     enclave = run("eventlog", "replay", ccel, "--quote", str(files / "enclave"), fails=UsageError)
     assert "no RTMRs" in str(enclave.exception)
-    assert "this is a quote" in str(run("eventlog", "show", quote, fails=MalformedError).exception)
+    for group, wanted in (("eventlog", "log"), ("report", "TDREPORT")):
+        other = run(group, "show", quote, fails=MalformedError)
+        assert f"this is a quote and no {wanted}" in str(other.exception)
     run("eventlog", "show", ccel, "--format", "ima", fails=MalformedError)
 
 
