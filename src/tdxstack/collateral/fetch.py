@@ -193,6 +193,8 @@ class _Fetch:
             headers["If-None-Match"] = kept.etag
         to_service = item.url.startswith(f"{self._client.service.origin}/")
         if self._client.api_key and to_service:
+            # Nobody in between may learn it: --allow-http is about collateral, which anybody may read.
+            require_safe(item.url, allow_http=False)
             headers[API_KEY_HEADER] = self._client.api_key
         return headers
 
@@ -210,7 +212,7 @@ def _accepted(item: Item, answer: Answer, kept: CachedAnswer | None, now: dateti
         url=item.url,
         body=answer.body,
         issuer_chain=_issuer_chain(item, answer.headers),
-        etag=answer.headers.get("etag", "")[:1024],
+        etag=_etag(answer.headers),
         stored=now,
         fresh_until=_fresh_until(item, answer.body, answer.headers, now),
     )
@@ -230,6 +232,12 @@ def _fresh_until(item: Item, body: bytes, headers: Mapping[str, str], now: datet
     if "no-cache" in directives:
         lifetime = timedelta()
     return min(end.astimezone(UTC), now + lifetime)
+
+
+def _etag(headers: Mapping[str, str]) -> str:
+    """The entity tag, or "" for one that could not be sent back."""
+    tag = headers.get("etag", "")
+    return tag if tag.isascii() and tag.isprintable() and len(tag) <= 1024 else ""
 
 
 def _issuer_chain(item: Item, headers: Mapping[str, str]) -> bytes:

@@ -63,8 +63,10 @@ class Http:
             wait = delay
             try:
                 answer = await self._attempt(url, headers)
-            except (httpx.TransportError, TimeoutError) as error:
+            except (httpx.RequestError, TimeoutError) as error:
                 problem = self._cause(url, error)
+            except (httpx.InvalidURL, UnicodeError) as error:
+                raise _failed(url, str(error), "name another source with --source") from None
             else:
                 if answer.status not in _AGAIN:
                     return answer
@@ -112,9 +114,9 @@ class Http:
                 client = httpx.AsyncClient(
                     verify=self._tls, trust_env=False, proxy=proxy, timeout=self._network.attempt_seconds
                 )
-            except (ValueError, httpx.InvalidURL):
+            except (ValueError, ImportError, httpx.InvalidURL):
                 raise UsageError(
-                    "the proxy is not the address of an HTTP proxy", hint="see HTTPS_PROXY"
+                    "the proxy is not the address of an HTTP proxy", hint="see HTTPS_PROXY and ALL_PROXY"
                 ) from None
             self._clients[proxy] = await self._stack.enter_async_context(client)
         return self._clients[proxy]

@@ -368,6 +368,10 @@ def test_proxy_problems_do_not_show_its_password(server: PcsServer, platform: Pl
     with pytest.raises(UsageError, match="proxy") as caught:
         fetch_collateral(platform, client_of(server, proxy_for=lambda url: "ftp://u:secret@x"))
     assert "secret" not in caught.value.message + caught.value.hint
+    for proxy in ("socks5://u:secret@x", "nothing"):
+        with pytest.raises(UsageError, match="proxy") as caught:
+            fetch_collateral(platform, client_of(server, proxy_for=lambda url, proxy=proxy: proxy))
+        assert "secret" not in caught.value.message + caught.value.hint
     dead = client_of(server, proxy_for=lambda url: f"http://u:secret@127.0.0.1:{unused_port()}")
     with pytest.raises(UnavailableError) as failed:
         fetch_collateral(platform, dead)
@@ -388,6 +392,21 @@ def test_api_key_goes_to_the_service_alone_and_is_not_shown(
             client.api_key
         ] * 4
         assert crl_server.requests == []
+
+
+def test_api_key_does_not_go_over_plain_http(platform: PlatformId, server: PcsServer) -> None:
+    client = replace(client_of(server, proxy_for=lambda url: server.origin), api_key="key", allow_http=True)
+    client = replace(client, service=Service.named("http://pccs.example", allow_http=True))
+    with pytest.raises(UsageError, match="has no TLS"):
+        fetch_collateral(platform, client)
+    assert server.requests == []
+
+
+def test_address_that_httpx_cannot_use(platform: PlatformId, server: PcsServer) -> None:
+    client = replace(client_of(server), service=Service("http://xn--a.example"))
+    with pytest.raises(UnavailableError, match=r"xn--a\.example") as caught:
+        fetch_collateral(platform, client)
+    assert caught.value.hint
 
 
 # The root's revocation list
@@ -492,6 +511,17 @@ def test_etag_saves_the_body(
     assert [headers.get("if-none-match") for headers in server.request_headers] == [None] * 4 + ['"v1"'] * 4
     assert fetch_collateral(platform, later) == collateral
     assert len(server.requests) == 8, "304 makes it fresh"
+
+
+@pytest.mark.parametrize("tag", ['"\xe9"', "x" * 1025])
+def test_etag_that_could_not_be_sent_back_is_ignored(
+    server: PcsServer, platform: PlatformId, tmp_path: Path, tag: str
+) -> None:
+    server.etag = tag
+    client = client_of(server, tmp_path)
+    fetch_collateral(platform, client)
+    fetch_collateral(platform, replace(client, clock=lambda: NOW + LIFETIME))
+    assert [headers.get("if-none-match") for headers in server.request_headers] == [None] * 8
 
 
 def test_304_that_was_not_asked_for_is_refused(server: PcsServer, platform: PlatformId) -> None:
