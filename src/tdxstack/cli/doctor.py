@@ -32,7 +32,7 @@ QUIET = (Status.OK, Status.NOT_APPLICABLE)
     type=click.Path(path_type=Path, exists=True),
     help="Examine a report that `tdx host report` made elsewhere, not this machine.",
 )
-@click.option("--all", "everything", is_flag=True, help="List the checks that passed, too.")
+@click.option("--all", "everything", is_flag=True, help="List every check, also those that are in order.")
 @click.option(
     "--explain", "explained", metavar="ID", help="Say what one check is about, and examine nothing."
 )
@@ -84,7 +84,7 @@ def _print(diagnosis: Diagnosis, *, everything: bool) -> None:
     if cause and cause.finding.fix and cause.status is Status.FAIL:
         console.print(Text(f"fix: {printable(cause.finding.fix)}"), soft_wrap=True)
         console.print(Text(f"see: {cause.check.link}"), soft_wrap=True)
-    shown = [result for result in diagnosis.results if everything or result.status not in QUIET]
+    shown = [one for one in diagnosis.results if everything or not (one.status in QUIET or one.implied_by)]
     if shown:
         console.print()
         console.print(_table(shown, cause))
@@ -116,5 +116,6 @@ def _story(result: Result, *, fix: bool) -> Text:
         )
     if result.implied_by:
         return Text(f"not seen, but {result.implied_by} shows that it is in order", style="dim")
-    parts = [finding.found, finding.cause, f"fix: {finding.fix}" if fix and finding.fix else ""]
+    label = "to see it" if result.status is Status.UNKNOWN else "fix"
+    parts = [finding.found, finding.cause, f"{label}: {finding.fix}" if fix and finding.fix else ""]
     return Text(printable("; ".join(part for part in parts if part)))

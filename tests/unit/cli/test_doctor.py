@@ -83,6 +83,18 @@ def test_the_document_describes_itself(world: World, monkeypatch: pytest.MonkeyP
     assert document["first_cause"] in (None, *ids)
 
 
+def test_what_another_check_shows_to_be_in_order_is_listed_on_demand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand_on(worlds.without_root(), monkeypatch)
+    done = CliRunner().invoke(doctor, [])
+    assert done.exit_code == 0
+    assert "bios.tme" not in done.stdout
+    assert "to see it: sudo dmesg" in " ".join(done.stdout.split())
+    everything = " ".join(CliRunner().invoke(doctor, ["--all"]).stdout.split())
+    assert "bios.tme unknown not seen, but kvm.vm_types shows that it is in order" in everything
+
+
 def test_one_check_is_explained_without_looking(machine: ScriptedHost) -> None:
     done = CliRunner().invoke(doctor, ["--explain", "bios.key_split"])
     assert done.exit_code == 0
