@@ -102,18 +102,20 @@ def expecting(policy: AnyPolicy, name: str, value: bytes) -> AnyPolicy:
     return each(policy, narrow)
 
 
-def binding(policy: AnyPolicy, nonce: bytes, bound_key: bytes) -> AnyPolicy:
-    """`policy` that demands besides that REPORTDATA bind the nonce and the key (empty: none).
+def binding(policy: AnyPolicy, nonce: bytes, bound_key: bytes = b"") -> AnyPolicy:
+    """`policy` that demands besides that REPORTDATA bind the nonce and the key.
 
-    Raises `UsageError` if it already demands another nonce or key.
+    An empty key stands for the policy's own, or for none if it has none. Raises `UsageError` if the
+    policy already demands another nonce or key.
     """
 
     def bind(one: Policy) -> Policy:
-        if one.nonce not in (None, nonce) or one.bound_key not in (b"", bound_key):
+        key = bound_key or one.bound_key
+        if one.nonce not in (None, nonce) or one.bound_key not in (b"", key):
             raise UsageError(
                 "the policy demands another nonce or key than was asked for",
                 hint="leave nonce and bound_key out of the policy, or ask for the same",
             )
-        return replace(one, nonce=nonce, bound_key=bound_key)
+        return replace(one, nonce=nonce, bound_key=key)
 
     return each(policy, bind)

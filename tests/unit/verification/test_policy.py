@@ -10,9 +10,10 @@ import pytest
 
 from tdxstack.abi.quote import Quote, TdBody15
 from tdxstack.abi.sgx_report import SgxReportBody
+from tdxstack.errors import UsageError
 from tdxstack.evidence.binding import report_data
 from tdxstack.verification.inputs import ParsedCollateral
-from tdxstack.verification.policy import AllOf, AnyOf, AnyPolicy, Policy, each, expecting
+from tdxstack.verification.policy import AllOf, AnyOf, AnyPolicy, Policy, binding, each, expecting
 from tdxstack.verification.quote import QUOTE_CHECKS, QuoteResult, verify_quote
 from tdxstack.verification.result import Check, Status
 from tdxstack.verification.tcb_info import TcbStatus
@@ -160,6 +161,17 @@ def test_the_nonce_and_the_key_are_bound(boot: Recorded, keys: Keys) -> None:
     mixed = signed(replace(boot.quote, body=replace(body(boot), report_data=report_data(nonce, b""))), keys)
     assert bad(verify(boot, Policy(nonce=nonce, bound_key=key), mixed)) == ["td.nonce"]
     assert bad(verify(boot, Policy(bound_key=key), mixed)) == ["td.nonce"]
+
+
+def test_a_nonce_joins_the_key_of_a_policy() -> None:
+    nonce, key = b"\x11" * 32, b"key"
+    assert binding(Policy(), nonce) == Policy(nonce=nonce)
+    assert binding(Policy(bound_key=key), nonce) == Policy(nonce=nonce, bound_key=key)
+    assert binding(Policy(nonce=nonce), nonce, key) == Policy(nonce=nonce, bound_key=key)
+    assert binding(AnyOf((Policy(),)), nonce, key) == AnyOf((Policy(nonce=nonce, bound_key=key),))
+    for policy in (Policy(nonce=bytes(32)), Policy(bound_key=b"other")):
+        with pytest.raises(UsageError):
+            binding(policy, nonce, key)
 
 
 def test_registers_have_one_of_the_values(boot: Recorded) -> None:
