@@ -45,7 +45,8 @@ from tdxstack.measurement.event_data import (
     TaggedEvent,
     UefiVariable,
 )
-from tdxstack.measurement.logs import read_log, replay_logs
+from tdxstack.measurement.log_replay import replay_logs
+from tdxstack.measurement.logs import read_log
 from tdxstack.measurement.signature_list import parse_signature_lists, subject_name
 from tdxstack.verification.certificates import read_chain
 from tdxstack.verification.chains import RevocationList

@@ -10,16 +10,8 @@ from tdxstack.abi.td_body import TdBody10
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.evidence_input import read_evidence
 from tdxstack.errors import UsageError
-from tdxstack.measurement.logs import (
-    Comparison,
-    Log,
-    LogEntry,
-    LogKind,
-    Replay,
-    compare_rtmrs,
-    read_log,
-    replay_logs,
-)
+from tdxstack.measurement.log_replay import Comparison, Replay, compare_rtmrs, replay_logs
+from tdxstack.measurement.logs import Log, LogEntry, LogKind, read_log
 from tdxstack.measurement.replay import Rtmrs
 from tdxstack.terminal import printable
 from tdxstack.verification.quote_facts import claims_emulated

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tdxstack.errors import MalformedError, UsageError
-from tdxstack.measurement.logs import LogKind, compare_rtmrs, read_log, recognise, replay_logs
+from tdxstack.measurement.log_replay import compare_rtmrs, replay_logs
+from tdxstack.measurement.logs import LogKind, read_log, recognise
 from tdxstack.measurement.replay import Rtmrs
 
 ZERO = bytes(48)
