@@ -84,6 +84,7 @@ def fetch(
     QUOTE is a file in binary, hex or base64, or - for standard input. What is fetched is kept, and not asked
     for again before a day has passed, the source says so, or it is out of date.
     """
+    _one_stdout(output, as_json)
     platform = _platform(quote, fmspc, ca, tee)
     if dry_run:
         urls = planned_urls(platform, source.service, source.evaluation)
@@ -150,7 +151,9 @@ def bundle(
 
     Of several collaterals for one platform and TCB evaluation that with the newest TCB info is taken.
     """
-    everything = newest_of_each(one for file in files for one in _chosen(_read(file), fmspc, ca))
+    _one_stdout(output, as_json)
+    everything = newest_of_each(one for file in files for one in _read(file))
+    everything = _chosen(everything, fmspc, ca)
     if evaluation is not None:
         numbered = zip(subjects_of(everything), everything, strict=True)
         everything = tuple(one for subject, one in numbered if subject.evaluation_number == evaluation)
@@ -194,7 +197,7 @@ def _chosen(everything: tuple[Collateral, ...], fmspc: str | None, ca: str | Non
     )
     if not chosen:
         known = ", ".join(dict.fromkeys(str(subject.platform) for subject in subjects))
-        raise UsageError("the file has nothing for that platform", hint=f"it has: {known}")
+        raise UsageError("there is nothing for that platform", hint=f"it has: {known}")
     return chosen
 
 
@@ -202,8 +205,6 @@ def _write(
     entries: Sequence[Collateral], output: str, form: str, as_json: bool, *, dry_run: bool = False
 ) -> None:
     data = write_collateral(entries, form)
-    if output == STDOUT and as_json and not dry_run:
-        raise UsageError("--json and -o - would both write to standard output", hint="name a file with -o")
     if not dry_run:
         write_output(data, output)
     contents = [Contents.of(one) for one in entries]
@@ -214,6 +215,11 @@ def _write(
     for one in contents:
         click.echo(f"{verb}  {title(one)}, until {day(one.end)}", err=output == STDOUT)
     click.echo(f"to  {output}  ({form} form, {len(data)} bytes)", err=output == STDOUT)
+
+
+def _one_stdout(output: str, as_json: bool) -> None:
+    if output == STDOUT and as_json:
+        raise UsageError("--json and -o - would both write to standard output", hint="name a file with -o")
 
 
 def _summary(contents: Contents) -> dict[str, Any]:

@@ -40,9 +40,9 @@ class Http:
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self._tls = network.tls()
+        self._tls = network.tls() if network.ca_file else None
         self._stack = contextlib.AsyncExitStack()
-        self._clients: dict[str | None, httpx.AsyncClient] = {}
+        self._clients: dict[tuple[bool, str | None], httpx.AsyncClient] = {}
 
     async def __aenter__(self) -> Http:
         return self
@@ -80,7 +80,7 @@ class Http:
         raise _failed(url, f"{problem} ({len(DELAYS) + 1} attempts)", _NETWORK_HINT)
 
     async def _attempt(self, url: str, headers: Mapping[str, str]) -> Answer:
-        client = await self._client(self._network.proxy_for(url))
+        client = await self._client(url, self._network.proxy_for(url))
         # Not compressed: what is small on the wire must not be large in memory.
         wanted = {"Accept-Encoding": "identity", **headers}
         # httpx bounds each step; a server that sends a byte a second is bounded here.
@@ -108,18 +108,29 @@ class Http:
                         )
                 return Answer(response.status_code, dict(response.headers), bytes(body))
 
-    async def _client(self, proxy: str | None) -> httpx.AsyncClient:
-        if proxy not in self._clients:
+    async def _client(self, url: str, proxy: str | None) -> httpx.AsyncClient:
+        secure = url.startswith("https:")
+        if (secure, proxy) not in self._clients:
             try:
                 client = httpx.AsyncClient(
-                    verify=self._tls, trust_env=False, proxy=proxy, timeout=self._network.attempt_seconds
+                    # Without TLS nobody needs to be trusted, and nobody is.
+                    verify=self._trust() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+                    trust_env=False,
+                    proxy=proxy,
+                    timeout=self._network.attempt_seconds,
                 )
             except (ValueError, ImportError, httpx.InvalidURL):
                 raise UsageError(
                     "the proxy is not the address of an HTTP proxy", hint="see HTTPS_PROXY and ALL_PROXY"
                 ) from None
-            self._clients[proxy] = await self._stack.enter_async_context(client)
-        return self._clients[proxy]
+            self._clients[secure, proxy] = await self._stack.enter_async_context(client)
+        return self._clients[secure, proxy]
+
+    def _trust(self) -> ssl.SSLContext:
+        """Whom to trust. Reading all authorities of a system takes long: not done before it is needed."""
+        if self._tls is None:
+            self._tls = self._network.tls()
+        return self._tls
 
     def _cause(self, url: str, error: Exception) -> str:
         """What happened, in a few words. Raises `UnavailableError` for what will not pass by itself."""

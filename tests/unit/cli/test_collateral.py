@@ -282,7 +282,7 @@ def test_bundle_merges_and_converts(boot: Recorded, other: Recorded) -> None:
         done = run("bundle", "one", "two", "one", "--to", form, "-o", form)
         assert done.stdout.count("wrote") == 2
         assert len(read_all(Path(form).read_bytes())) == 2
-    run("bundle", "own", "--fmspc", OTHER, "--to", "dcap-qvl", "-o", "three")
+    run("bundle", "one", "own", "--fmspc", OTHER, "--to", "dcap-qvl", "-o", "three")
     assert Path("three").read_bytes() == Path("two").read_bytes()
     assert "one platform, not 2" in refused("bundle", "own", "--to", "dcap-qvl", "-o", "four").message
     assert "no collateral to write" in refused("bundle", "own", "--evaluation", "3", "-o", "four").message
