@@ -5,19 +5,17 @@ Source: Linux Documentation/ABI/testing/sysfs-devices-faux-tdx-host; else the ke
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Final
 
 from tdxstack.errors import MalformedError
+from tdxstack.host.checks.processor import INTEL, Processor
 from tdxstack.host.kernel_log import module_version
 from tdxstack.host.module import Releases, version_key
 from tdxstack.host_access import AbsentError, Host, HostError
 
 SYSFS: Final = "/sys/devices/faux/tdx_host"
 UPDATE_INTERFACE: Final = "/sys/class/firmware/tdx_module"
-
-_CPUINFO = re.compile(r"^(vendor_id|cpu family|model|stepping)\s*: (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +111,16 @@ def _exists(host: Host, path: str) -> bool:
 def _cpu(host: Host, reasons: dict[str, str]) -> int | None:
     """CPUID.1:EAX of the first CPU, put together from what the kernel shows to everybody."""
     try:
-        text = host.read("/proc/cpuinfo").decode("ascii", "replace").split("\n\n")[0]
+        cpu = Processor.of(host)
     except HostError as error:
         reasons["cpu"] = f"{error.message}; {error.hint}"
         return None
-    values = dict(_CPUINFO.findall(text))
-    vendor = values.get("vendor_id", "unknown")
-    if vendor != "GenuineIntel":
-        reasons["cpu"] = f"the CPU is of {vendor[:40]}, not of GenuineIntel"
+    if cpu.vendor != INTEL:
+        reasons["cpu"] = f"the CPU is of {cpu.vendor[:40] or 'no known vendor'}, not of {INTEL}"
         return None
-    try:
-        family, model, stepping = (int(values[name]) for name in ("cpu family", "model", "stepping"))
-    except (KeyError, ValueError):
+    if not cpu.family:
         reasons["cpu"] = "/proc/cpuinfo names no family, model and stepping"
         return None
-    base, more = (family, 0) if family < 0xF else (0xF, family - 0xF)
-    return stepping & 0xF | (model & 0xF) << 4 | base << 8 | (model >> 4 & 0xF) << 16 | (more & 0xFF) << 20
+    base, more = (cpu.family, 0) if cpu.family < 0xF else (0xF, cpu.family - 0xF)
+    model = (cpu.model & 0xF) << 4 | (cpu.model >> 4 & 0xF) << 16
+    return cpu.stepping & 0xF | model | base << 8 | (more & 0xFF) << 20

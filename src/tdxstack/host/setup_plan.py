@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from tdxstack.host.checks.processor import CPUINFO, INTEL, Processor
 from tdxstack.host.setup_distribution import (
     PCCS,
     QUOTING,
@@ -103,21 +104,13 @@ def plan_setup(system: System, distribution: Distribution, options: Options, run
 
 
 def _cpu(system: System, draft: _Draft) -> None:
-    text = (system.read("/proc/cpuinfo") or b"").decode("ascii", "replace").split("\n\n")[0]
-    fields = {
-        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())
-    }
-    vendor, flags = fields.get("vendor_id", "unknown"), fields.get("flags", "").split()
-    if vendor != "GenuineIntel":
-        problem = f"this CPU cannot run TDs: its vendor is {vendor[:40]}"
-        draft.blockers.append(
-            Blocker(problem, "TDX needs an Intel Xeon; the emulated platform needs none: tdx up")
-        )
-    elif "hypervisor" in flags:
+    cpu = Processor.parse((system.read(CPUINFO) or b"").decode("utf-8", "replace"))
+    if cpu.vendor == INTEL and "hypervisor" in cpu.flags:
         problem = "this is a virtual machine: TDs run on the machine below it"
-        draft.blockers.append(
-            Blocker(problem, "run it on the host; the emulated platform works here: tdx up")
-        )
+        draft.blockers.append(Blocker(problem, "run it on that; the emulated platform works here: tdx up"))
+    elif cpu.why_no_tdx:
+        problem = f"this machine lacks a CPU with TDX: {cpu.why_no_tdx}"
+        draft.blockers.append(Blocker(problem, "use one with TDX; the emulated platform needs none: tdx up"))
 
 
 def _version(distribution: Distribution, draft: _Draft) -> None:

@@ -90,10 +90,12 @@ def test_what_stops_it_is_exit_code_3(system: FakeSystem) -> None:
     system.files["/proc/cpuinfo"] = b"vendor_id : AuthenticAMD\n"
     result = run("--yes")
     assert refused(result).exit_code == 3
-    assert "stops here: this CPU cannot run TDs" in result.stdout
+    assert "stops here: this machine lacks a CPU with TDX" in result.stdout
     as_json = run("--json")
     assert as_json.exit_code == 3
-    assert json.loads(as_json.stdout)["blockers"][0]["problem"].startswith("this CPU cannot run TDs")
+    assert json.loads(as_json.stdout)["blockers"][0]["problem"].startswith(
+        "this machine lacks a CPU with TDX"
+    )
 
 
 def test_undo(system: FakeSystem) -> None:

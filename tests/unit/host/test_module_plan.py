@@ -97,8 +97,8 @@ def test_what_is_not_known_has_a_reason() -> None:
     ("cpuinfo", "reason"),
     [
         (b"vendor_id : AuthenticAMD\ncpu family : 25\nmodel : 1\nstepping : 1\n", "AuthenticAMD"),
-        (b"vendor_id : GenuineIntel\ncpu family : 6\n", "names no family"),
-        (b"", "unknown"),
+        (b"vendor_id : GenuineIntel\nmodel : 6\n", "names no family"),
+        (b"", "no known vendor"),
     ],
 )
 def test_other_cpus(cpuinfo: bytes, reason: str) -> None:

@@ -328,9 +328,10 @@ def test_ubuntus_kernel_is_installed_where_another_runs() -> None:
             b'ID=ubuntu\nNAME="Ubuntu"\nVERSION_ID="24.04"\n',
             "Ubuntu 24.04 has no kernel and QEMU",
         ),
-        ("/proc/cpuinfo", b"vendor_id : AuthenticAMD\n", "its vendor is AuthenticAMD"),
-        ("/proc/cpuinfo", b"vendor_id : GenuineIntel\nflags : vmx hypervisor\n", "this is a virtual machine"),
-        ("/proc/cpuinfo", b"", "its vendor is unknown"),
+        ("/proc/cpuinfo", b"vendor_id : AuthenticAMD\n", "AMD CPUs do not have it"),
+        ("/proc/cpuinfo", b"vendor_id : GenuineIntel\nflags : hypervisor\n", "this is a virtual machine"),
+        ("/proc/cpuinfo", b"vendor_id : GenuineIntel\nflags : vmx\n", "does not even encrypt memory"),
+        ("/proc/cpuinfo", b"", "names no vendor"),
     ],
 )
 def test_machines_that_cannot_be_made_ready(path: str, data: bytes, problem: str, tmp_path: Path) -> None:

@@ -67,6 +67,19 @@ class Processor:
         """The first CPU of `host`."""
         return cls.parse(host.read(CPUINFO, limit=CPUINFO_BYTES).decode(errors="replace"))
 
+    @property
+    def why_no_tdx(self) -> str:
+        """Why this CPU cannot run TDs; empty where that is not known of it."""
+        if not self.vendor:
+            return f"{CPUINFO} names no vendor"
+        if self.vendor != INTEL:
+            return f"{OTHER_VENDORS.get(self.vendor, self.vendor)} CPUs do not have it"
+        if (self.family == 6 and self.model in TDX_MODELS) or {"tdx_host_platform", "tdx_guest"} & self.flags:
+            return ""
+        if self.family == 6 and self.model in OLDER_MODELS:
+            return OLDER_MODELS[self.model]
+        return "" if "tme" in self.flags else "it does not even encrypt memory (TME)"
+
     def __str__(self) -> str:
         return (
             f"{self.name or self.vendor} (family {self.family}, model {self.model}, stepping {self.stepping})"
@@ -97,19 +110,12 @@ class Model(Check):
         found = str(cpu)
         if not cpu.vendor:
             return self.unsure(f"{CPUINFO} names no vendor", "lscpu")
-        if cpu.vendor != INTEL:
-            vendor = OTHER_VENDORS.get(cpu.vendor, cpu.vendor)
-            return self.fail(found, f"this machine lacks a CPU with TDX: {vendor} CPUs do not have it")
+        if cpu.why_no_tdx:
+            return self.fail(found, f"this machine lacks a CPU with TDX: {cpu.why_no_tdx}")
         if cpu.family == 6 and cpu.model in TDX_MODELS:
             return self.ok(f"{found}: {TDX_MODELS[cpu.model]}")
         if {"tdx_host_platform", "tdx_guest"} & cpu.flags:
             return self.ok(found)
-        if cpu.family == 6 and cpu.model in OLDER_MODELS:
-            return self.fail(found, f"this machine lacks a CPU with TDX: {OLDER_MODELS[cpu.model]}")
-        if "tme" not in cpu.flags:
-            return self.fail(
-                found, "this machine lacks a CPU with TDX: it does not even encrypt memory (TME)"
-            )
         return self.warn(found, "this CPU model is in no published TDX module's list of supported CPUs")
 
 
