@@ -172,7 +172,7 @@ def verify(
     if token:
         if result.quote is None:
             raise RejectedError("there is nothing to sign: the quote cannot be read", hint="see --json")
-        token.write(replace(result.quote, checks=result.checks), time, options.policy_file, nonce)
+        token.write(replace(result.quote, checks=result.checks), time, options.policy_text, nonce)
     if as_json:
         print_json(result.to_json() | ({"forecast": later.to_json()} if later else {}))
     elif not (token and token.on_stdout):

@@ -160,7 +160,7 @@ def verify(
         wanted = Reference.from_json(reference.read_bytes())
         result = replace(result, checks=(*result.checks, *check_reference(wanted, parsed.body, log)))
     if token:
-        token.write(result, time, options.policy_file, nonce)
+        token.write(result, time, options.policy_text, nonce)
     if as_json:
         print_json(result.to_json() | ({"forecast": later.to_json()} if later else {}))
     elif not (token and token.on_stdout):

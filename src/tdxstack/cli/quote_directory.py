@@ -11,9 +11,9 @@ import click
 
 from tdxstack.cli.evidence_input import read_evidence
 from tdxstack.cli.progress import ProgressDisplay, progress_display
-from tdxstack.cli.verification_options import VerificationOptions, fetched
+from tdxstack.cli.verification_options import VerificationOptions, fetched, read_bounded
 from tdxstack.collateral.bundle import Collateral
-from tdxstack.collateral.reading import read_all
+from tdxstack.collateral.reading import MAX_SIZE, read_all
 from tdxstack.errors import UsageError
 from tdxstack.verification.policy import AnyPolicy
 from tdxstack.verification.result import ACCEPTED, REJECTED
@@ -53,7 +53,7 @@ def _show(display: ProgressDisplay, number: int, total: int) -> None:
 def _collateral(directory: Path, names: list[str], options: VerificationOptions) -> tuple[Collateral, ...]:
     """All that the file has, or what is fetched for each platform that the quotes are from."""
     if options.collateral is not None:
-        return read_all(options.collateral.read_bytes())
+        return read_all(read_bounded(options.collateral, MAX_SIZE))
     source = options.require_source()
     platforms = sorted(platforms_of(directory, names, read_evidence), key=str)
     if not platforms:

@@ -36,10 +36,10 @@ class TokenOptions:
         return self.target == STDOUT
 
     def write(
-        self, result: QuoteResult, time: datetime, policy_file: Path | None, nonce: bytes | None
+        self, result: QuoteResult, time: datetime, policy_text: bytes | None, nonce: bytes | None
     ) -> None:
         """Sign what was found as of `time`, and write it."""
-        appraisal = Appraisal(result, (policy_id(policy_file),), time, nonce or b"")
+        appraisal = Appraisal(result, (policy_id(policy_text),), time, nonce or b"")
         token = sign_token(claims_of(appraisal), self.key)
         if self.on_stdout:
             click.echo(token)
@@ -47,11 +47,9 @@ class TokenOptions:
             write_atomically(Path(self.target), token.encode() + b"\n")
 
 
-def policy_id(policy_file: Path | None) -> str:
+def policy_id(policy_text: bytes | None) -> str:
     """The name of a policy in a token: the digest of its file, or that it is the default."""
-    if policy_file is None:
-        return "tdxstack:default"
-    return f"sha256:{hashlib.sha256(policy_file.read_bytes()).hexdigest()}"
+    return "tdxstack:default" if policy_text is None else f"sha256:{hashlib.sha256(policy_text).hexdigest()}"
 
 
 def token_options(command: Command) -> Command:

@@ -18,12 +18,14 @@ from tdxstack.cli.source import Source, source_options
 from tdxstack.collateral.bundle import Collateral
 from tdxstack.collateral.fetch import fetch_collateral
 from tdxstack.collateral.platform_id import PlatformId
+from tdxstack.collateral.reading import MAX_SIZE as MAX_COLLATERAL
 from tdxstack.collateral.reading import read_collateral
 from tdxstack.errors import MalformedError, UsageError
 from tdxstack.evidence.binding import host_key_blob
 from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, TrustAnchor
 from tdxstack.verification.inputs import load
 from tdxstack.verification.policy import AnyPolicy, Policy, each
+from tdxstack.verification.policy_file import MAX_SIZE as MAX_POLICY
 from tdxstack.verification.policy_file import parse_policy
 from tdxstack.verification.quoted_platform import platform_of_quote
 
@@ -81,7 +83,9 @@ class VerificationOptions:
 
     collateral: Path | None
     at: datetime | None
-    policy_file: Path | None
+    policy_text: bytes | None
+    """A policy in YAML, read once: what is signed is what was obeyed."""
+
     trust_anchors: tuple[Path, ...]
     allow: tuple[str, ...]
     forecast: Path | None
@@ -104,7 +108,7 @@ class VerificationOptions:
     @property
     def policy(self) -> AnyPolicy:
         """The policy of the file, or the strict one. Only `--allow` lets it take emulated evidence."""
-        policy = parse_policy(self.policy_file.read_bytes()) if self.policy_file else Policy()
+        policy = Policy() if self.policy_text is None else parse_policy(self.policy_text)
         return each(policy, lambda one: replace(one, allow_emulated="emulated" in self.allow))
 
     def require_source(self) -> Source:
@@ -141,7 +145,13 @@ def fetched(source: Source, platform: PlatformId) -> Collateral:
 def read_bundle(path: Path, quote: Quote | None, pck_chain: bytes | None = None) -> Collateral:
     """The collateral in a file; of one with many platforms, that for the platform of `quote`."""
     platform = load(lambda: platform_of_quote(quote, pck_chain)).value if quote else None
-    return read_collateral(path.read_bytes(), platform)
+    return read_collateral(read_bounded(path, MAX_COLLATERAL), platform)
+
+
+def read_bounded(path: Path, size: int) -> bytes:
+    """What is in a file, and of one that is too long just enough for its reader to notice."""
+    with path.open("rb") as file:
+        return file.read(size + 1)
 
 
 def verification_options(command: Command) -> Command:
@@ -166,7 +176,13 @@ def verification_options(command: Command) -> Command:
         if not fetch:
             _refuse_source_options()
         options = VerificationOptions(
-            collateral, at, policy, trust_anchor, allow, forecast, source if fetch else None
+            collateral,
+            at,
+            read_bounded(policy, MAX_POLICY) if policy else None,
+            trust_anchor,
+            allow,
+            forecast,
+            source if fetch else None,
         )
         return command(options=options, **others)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import signal
@@ -280,6 +281,13 @@ def test_results_are_signed_and_read_back(capsys: Capsys, files: Files, tmp_path
     assert base64.urlsafe_b64decode(submodule["eat_nonce"] + "=").hex() == files.nonce
     assert "emulated: this TD is not protected" in call(capsys, *read).out
     assert call(capsys, *read[:-1], "2030-01-01").code == 1
+    assert submodule["ear_appraisal_policy_ids"] == ["tdxstack:default"]
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("pck_ca: platform")
+    assert call(capsys, *signing, str(token), "--policy", str(policy)).code == 0
+    submodule = json.loads(call(capsys, *read, "--json").out)["submods"]["tdx"]
+    digest = hashlib.sha256(policy.read_bytes()).hexdigest()
+    assert submodule["ear_appraisal_policy_ids"] == [f"sha256:{digest}"]
     alone = call(capsys, *signing, "-")
     assert alone.out.count(".") == 2 and len(alone.out.splitlines()) == 1
     for wrong in ([*signing, "-", "--json"], signing[:-1], [*signing[:-3], "--token", "x"]):
