@@ -21,6 +21,7 @@ from tdxstack.collateral.writing import INTEL, write_collateral
 from tdxstack.errors import MalformedError
 from tdxstack.measurement.describe import describe
 from tdxstack.measurement.digests import check_digest
+from tdxstack.measurement.pe import Image
 from tdxstack.verification.certificates import (
     INTEL_SGX_ROOT_CA,
     Certificate,
@@ -225,6 +226,11 @@ def no_tdreport(name: str) -> None:
     """Random bytes are no TDREPORT."""
     with pytest.raises(MalformedError, match="report type"):
         TdReport.parse(vectors.read(name))
+
+
+def program(name: str, *, digest: str) -> None:
+    """The SHA-384 that firmware measures of a PE program."""
+    assert Image.parse(vectors.read(name)).digest().hex() == digest
 
 
 def zeros(name: str) -> None:

@@ -1,7 +1,6 @@
 """Defects of other verifiers, one test for each that an implementation with the defect would fail.
 
-They were found by reading the sources of these projects, at the commits that the tests name, and in their
-issues. What lies in code that tdxstack does not have yet is listed in `LATER`.
+They were found by reading the sources of these projects, at the commits named here, and their issues.
 """
 
 from __future__ import annotations
@@ -16,18 +15,15 @@ from tdxstack.abi.event_log import ALG_SHA384, EV_NO_ACTION, EV_SEPARATOR, Event
 from tdxstack.abi.quote import Quote, TdBody10, TdBody15, TdBody15Ex
 from tdxstack.errors import MalformedError
 from tdxstack.measurement.mrtd import mrtd
+from tdxstack.measurement.pe import Image
 from tdxstack.measurement.replay import replay
+from tdxstack.prediction.hardware import WANTED
 from tdxstack.verification.log_checks import check_event_log
 from tdxstack.verification.result import Status
 from tdxstack.verification.tcb_info import TcbStatus
 from tests.synthetic.evidence import Workshop
 from tests.unit.abi import tdvf_images
-
-LATER = {
-    "PE hashes that pad the file to 8 bytes, and hash trailing bytes only beside a certificate table (dstack,"
-    " virtee, fortanix and tinfoil tdx-measure)": "images are not hashed yet: part of predicting RTMR1",
-    "ACPI table loader reconstructed from the tables (quex)": "ACPI tables are not predicted yet",
-}
+from tests.unit.measurement import pe_images
 
 
 def status_of(shop: Workshop, **items: Any) -> tuple[TcbStatus | None, bool]:
@@ -178,6 +174,22 @@ def test_mrtd_is_computed_in_both_orders() -> None:
     assert result.single_pass != result.two_pass
 
 
+@pytest.mark.parametrize("signatures", [(), (b"signature",)])
+@pytest.mark.parametrize("tail", [b"", b"thirteen byte", bytes(7168)])
+def test_programs_are_hashed_to_their_end_and_not_beyond(tail: bytes, signatures: tuple[bytes, ...]) -> None:
+    """dstack-mr, and tdx-measure of virtee, fortanix and tinfoil: bytes behind the sections count only beside a
+    certificate table, and the file is padded to 8 bytes. edk2 hashes what there is, and pads nothing."""
+    program = pe_images.program({".text": b"code"}, signatures=signatures, tail=tail if signatures else b"")
+    image = program if signatures else program + tail
+    table = Image.parse(image).certificates[1]
+    found = Image.parse(image).digest()
+    assert found == pe_images.digest(image, certificates=table)
+    if tail and not signatures:
+        assert found != pe_images.digest(program)
+        padded = image + bytes(-len(image) % 8)
+        assert (found == pe_images.digest(padded)) is (padded == image)
+
+
 @pytest.mark.parametrize("kind", [TdBody10, TdBody15, TdBody15Ex])
 def test_every_body_of_version_5_is_parsed(shop: Workshop, kind: type[TdBody10]) -> None:
     """evidence-api: parsing of version 5 is unfinished."""
@@ -234,5 +246,8 @@ def test_extensions_of_rtmr3_are_no_sign_of_tampering(shop: Workshop) -> None:
         assert failing == [f"{register}.replay"]
 
 
-def test_what_is_left_for_later_is_named() -> None:
-    assert all(LATER.values())
+def test_the_acpi_table_loader_is_qemus_own() -> None:
+    """quex: what tells the firmware how to link the ACPI tables is put together from the tables.
+
+    A prediction asks QEMU for the measured bytes of all three."""
+    assert {"etc/table-loader", "etc/acpi/rsdp", "etc/acpi/tables"} <= set(WANTED)
