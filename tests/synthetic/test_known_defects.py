@@ -177,7 +177,7 @@ def test_mrtd_is_computed_in_both_orders() -> None:
 @pytest.mark.parametrize("signatures", [(), (b"signature",)])
 @pytest.mark.parametrize("tail", [b"", b"thirteen byte", bytes(7168)])
 def test_programs_are_hashed_to_their_end_and_not_beyond(tail: bytes, signatures: tuple[bytes, ...]) -> None:
-    """dstack-mr, and tdx-measure of virtee, fortanix and tinfoil: bytes behind the sections count only beside a
+    """dstack-mr, and tdx-measure of virtee, fortanix and tinfoil: bytes behind the sections count only with a
     certificate table, and the file is padded to 8 bytes. edk2 hashes what there is, and pads nothing."""
     program = pe_images.program({".text": b"code"}, signatures=signatures, tail=tail if signatures else b"")
     image = program if signatures else program + tail
