@@ -25,7 +25,7 @@ from tdxstack.verification.signatures import PublicKey
 MAX_CHAIN: Final = 4
 """Certificates read from one chain; PCK chains have three, TCB signing chains two."""
 
-MAX_CHAIN_SIZE: Final = 65536
+MAX_CHAIN_SIZE: Final = 16384
 """Bytes of the text of a chain; PCK chains have about 4,000."""
 
 UNREADABLE: Final = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -73,12 +73,15 @@ def evaluate(
     if not current_svn:
         return launch
     current = _evaluate_once(info, pck, qe, current_svn)
-    return Evaluation(
+    # With a module that runs now at no level there is no answer, whatever the launch was worth.
+    decisive, shortfalls = launch, launch.shortfalls
+    if current.status is TcbStatus.NOT_SUPPORTED:
+        decisive, shortfalls = current, tuple(dict.fromkeys(launch.shortfalls + current.shortfalls))
+    return replace(
+        decisive,
         status=_relaunch(launch.status, current.status),
         without_qe=_relaunch(launch.without_qe, current.without_qe),
-        date=launch.date,
-        advisories=launch.advisories,
-        shortfalls=launch.shortfalls,
+        shortfalls=shortfalls,
         current_status=current.status,
     )
 

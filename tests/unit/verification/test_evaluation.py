@@ -298,3 +298,12 @@ def test_levels_are_tried_from_the_highest_whatever_their_order() -> None:
         modules=[module("TDX_01", (4, "OutOfDate"), (6, "UpToDate"))],
     )
     assert evaluate(levels, PCK, GOOD_QE, svn(6)).status is S.UP_TO_DATE
+
+
+def test_a_running_module_without_a_level_is_told() -> None:
+    levels = info(level("UpToDate"), modules=[module("TDX_01", (6, "UpToDate"), (4, "OutOfDate"))])
+    result = evaluate(levels, PCK, GOOD_QE, svn(6), svn(2))
+    assert (result.status, result.date, result.advisories) == (S.NOT_SUPPORTED, None, ())
+    assert [str(shortfall) for shortfall in result.shortfalls] == [
+        "ISVSVN of the TDX module 1.5 (TDX_01) is 2, needs 6"
+    ]

@@ -519,7 +519,7 @@ def test_issuers_of_a_leaf_are_those_of_the_collateral_at_hand(boot: Recorded, k
 def test_what_a_verifier_remembers_is_bounded(boot: Recorded) -> None:
     verifier = Verifier(anchors=boot.anchors, policy=ALLOW_EMULATED)
     for number in range(600):
-        chain = boot.quote.signature.certification.data + b"\0" * number * 200
+        chain = boot.quote.signature.certification.data + b"\0" * number * 40
         result = verifier.verify(certified(boot.quote, 5, chain), boot.collateral, time=NOW)
         assert result.accepted is (len(chain) <= MAX_CHAIN_SIZE)
     known = [getattr(verifier, name) for name in Verifier.__slots__]
