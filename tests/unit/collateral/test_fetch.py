@@ -394,6 +394,19 @@ def test_api_key_goes_to_the_service_alone_and_is_not_shown(
         assert crl_server.requests == []
 
 
+def test_api_key_does_not_go_where_the_root_certificate_says(
+    collateral: Collateral, platform: PlatformId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On loopback there is no other host that may be named: Intel's would be.
+    monkeypatch.setattr(Service, "may_name", lambda self, url: True)
+    with serving(collateral) as crl_server, serving(collateral) as server:
+        server.collateral = with_distribution_point(collateral, f"{crl_server.origin}/root.der")
+        server.script[ROOT] = [status(404)]
+        fetch_collateral(platform, replace(client_of(server), api_key="key"))
+        assert [API_KEY_HEADER.lower() in headers for headers in server.request_headers] == [True] * 4
+        assert [API_KEY_HEADER.lower() in headers for headers in crl_server.request_headers] == [False]
+
+
 def test_api_key_does_not_go_over_plain_http(platform: PlatformId, server: PcsServer) -> None:
     client = replace(client_of(server, proxy_for=lambda url: server.origin), api_key="key", allow_http=True)
     client = replace(client, service=Service.named("http://pccs.example", allow_http=True))
@@ -511,6 +524,14 @@ def test_etag_saves_the_body(
     assert [headers.get("if-none-match") for headers in server.request_headers] == [None] * 4 + ['"v1"'] * 4
     assert fetch_collateral(platform, later) == collateral
     assert len(server.requests) == 8, "304 makes it fresh"
+
+
+def test_304_without_a_tag_is_refused(server: PcsServer, platform: PlatformId, tmp_path: Path) -> None:
+    client = client_of(server, tmp_path)
+    fetch_collateral(platform, client)
+    server.script[TCB] = [status(304)]
+    with pytest.raises(UnavailableError, match="HTTP status 304"):
+        fetch_collateral(platform, replace(client, clock=lambda: NOW + LIFETIME))
 
 
 @pytest.mark.parametrize("tag", ['"\xe9"', "x" * 1025])
