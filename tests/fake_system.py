@@ -53,7 +53,7 @@ class FakeSystem:
             sorted({name[len(below) :].split("/")[0] for name in self.files if name.startswith(below)})
         )
 
-    def write(self, path: str, data: bytes, mode: int) -> None:
+    def write(self, path: str, data: bytes) -> None:
         self._may_change()
         self.files[path] = data
 

@@ -310,7 +310,7 @@ def _quoting_socket(system: System, distribution: Distribution, options: Options
     configuration = system.read(QGS_CONFIGURATION)
     if configuration is None or not _exists(system, INTEL_QGS_UNIT):
         return
-    restart = ("systemctl", "restart", INTEL_QGS_UNIT)
+    restart = ("systemctl", "try-restart", INTEL_QGS_UNIT)
     text = configuration.decode("utf-8", "replace")
     unix = _QGS_PORT.sub(r"# \1", text)
     service = system.read(QGS_DROP_IN)

@@ -52,7 +52,6 @@ class FileStep:
     before: bytes | None
     after: bytes
     then: tuple[str, ...] = ()
-    mode: int = 0o644
 
     def changes(self) -> list[str]:
         old = (self.before or b"").decode("utf-8", "replace").splitlines()
@@ -76,7 +75,7 @@ class FileStep:
             raise RejectedError(
                 f"{self.path} has changed since the plan was made", hint="run the command again"
             )
-        system.write(self.path, self.after, self.mode)
+        system.write(self.path, self.after)
         if self.then:
             system.change(self.then)
 
@@ -177,7 +176,7 @@ def _undo_file(record: Record, system: System) -> None:
     if before is None:
         system.remove(record["path"])
     elif system.read(record["path"]) != before:
-        system.write(record["path"], before, 0o644)
+        system.write(record["path"], before)
     if record["then"]:
         system.change(record["then"])
 

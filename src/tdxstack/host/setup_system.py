@@ -28,10 +28,10 @@ class System(Protocol):
     def names(self, path: str) -> tuple[str, ...]:
         """The names in a directory, sorted; none where it does not exist."""
 
-    def write(self, path: str, data: bytes, mode: int) -> None:
+    def write(self, path: str, data: bytes) -> None:
         """Write a file, whole or not at all, making the directories above it.
 
-        One that exists keeps its mode.
+        A new one may be read by all; one that exists keeps its mode.
         """
 
     def remove(self, path: str) -> None:
@@ -74,11 +74,10 @@ class RealSystem:
         except (FileNotFoundError, NotADirectoryError):
             return ()
 
-    def write(self, path: str, data: bytes, mode: int) -> None:
+    def write(self, path: str, data: bytes) -> None:
         target = self._at(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            mode = stat.S_IMODE(target.stat().st_mode)
+        mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o644
         write_atomically(target, data, mode=mode)
 
     def remove(self, path: str) -> None:

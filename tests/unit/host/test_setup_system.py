@@ -93,8 +93,8 @@ def test_a_program_that_fails_stops_it_and_the_steps_before_can_be_undone(
 def test_files_keep_their_mode(system: RealSystem) -> None:
     path = system.root / "etc/default/grub"
     path.chmod(0o600)
-    system.write("/etc/default/grub", b"new", 0o644)
-    system.write("/etc/new", b"new", 0o644)
+    system.write("/etc/default/grub", b"new")
+    system.write("/etc/new", b"new")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE((system.root / "etc/new").stat().st_mode) == 0o644
 
