@@ -94,6 +94,16 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes, bytes]] = {
         variable(b"")[:32],
         signature_list(X509, [b"x"]),
     ),
+    "variable's name": (
+        described(event_log.EV_EFI_VARIABLE_BOOT),
+        struct.pack("<16sQQ", GLOBAL, (MAX_SIZE - 32) // 2, 0),
+        "\U0001f512".encode("utf-16-le"),
+    ),
+    "boot option": (
+        described(event_log.EV_EFI_VARIABLE_BOOT),
+        struct.pack("<16sQQ", GLOBAL, 0, MAX_SIZE - 32) + b"\1\0\0\0\0\0",
+        "\U0001f512".encode("utf-16-le"),
+    ),
     "tables": (described(event_log.EV_EFI_HANDOFF_TABLES), struct.pack("<Q", 1), bytes(24)),
 }
 """Parser, how the input starts, and what fills it up."""

@@ -13,6 +13,9 @@ from tdxstack.abi.binary import Reader
 from tdxstack.errors import MalformedError
 
 DAMAGED = "the event log is damaged"
+MAX_NAME = 1 << 16
+"""Units of 16 bits that a name or description may have; UEFI's have some dozens."""
+
 MAX_TABLES = 4096
 """Tables that an event may name; firmware names a few."""
 
@@ -47,6 +50,8 @@ class UefiVariable:
         """Read one from `reader`: old versions of shim log some bytes after it. Raises `MalformedError`."""
         vendor = UUID(bytes_le=reader.take(16, "vendor GUID"))
         name_length, size = reader.u64("name length"), reader.u64("value length")
+        if name_length > MAX_NAME:
+            raise MalformedError(f"UEFI variable: a name of {name_length} units at offset 32", hint=DAMAGED)
         name = reader.take(2 * name_length, "name").decode("utf-16-le", "surrogatepass")
         return cls(vendor, name, reader.take(size, "value"))
 
@@ -87,7 +92,7 @@ class BootOption:
         """Read a Boot#### variable's value. Raises `MalformedError`."""
         reader = Reader(data, "boot option")
         attributes, path_length = reader.u32("attributes"), reader.u16("device path length")
-        end = _utf16_zero(reader.peek(reader.remaining))
+        end = _utf16_zero(reader.peek(2 * MAX_NAME))
         description = reader.take(end, "description").decode("utf-16-le", "surrogatepass")
         reader.take(2, "end of description")
         return cls(attributes, description, reader.take(path_length, "device path"), reader.rest())

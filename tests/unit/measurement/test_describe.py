@@ -296,6 +296,14 @@ def test_device_path() -> None:
     assert device_path_text(node(1, 1, b"\1")) == "Path(1,1,01)"  # too short for a PCI node
 
 
+def test_absurd_names_are_refused() -> None:
+    name = "n" * 65537
+    with pytest.raises(MalformedError, match="a name of 65537 units at offset 32"):
+        UefiVariable.parse(UefiVariable(UI_APP, name, b"").to_bytes())
+    with pytest.raises(MalformedError, match="its description has no end"):
+        BootOption.parse(BootOption(0, name, b"", b"").to_bytes())
+
+
 @pytest.mark.parametrize("data", [b"\1\1\3\0", b"\1\1\5\0", b"\1\1"])
 def test_broken_device_path(data: bytes) -> None:
     with pytest.raises(MalformedError):
