@@ -83,13 +83,12 @@ def _grubby(system: System) -> Step | None:
 
 def _sdbootutil(system: System) -> Step | None:
     before = system.read(KERNEL_COMMAND_LINE) or b""
-    words = before.decode("utf-8", "replace").split()
-    missing = [parameter for parameter in WANTED if parameter not in words]
+    missing = [parameter.encode() for parameter in WANTED if parameter.encode() not in before.split()]
     if not missing:
         return None
-    after = " ".join([before.decode("utf-8", "replace").rstrip(), *missing]).strip() + "\n"
+    after = b" ".join([before.rstrip(), *missing]).strip() + b"\n"
     update = ("sdbootutil", "update-all-entries")
-    return FileStep(_ID, _WHY, KERNEL_COMMAND_LINE, before, after.encode(), update)
+    return FileStep(_ID, _WHY, KERNEL_COMMAND_LINE, before, after, update)
 
 
 def _pbl(system: System) -> Step | None:

@@ -32,7 +32,7 @@ MAX_CONFIGURATION: Final = 4 << 20
 KVM_PARAMETER: Final = "/sys/module/kvm_intel/parameters/tdx"
 
 _RELEASE = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+~_-]{0,127}")
-_QGS_PORT = re.compile(r"(?m)^(\s*port\s*=.*)$")
+_QGS_PORT = re.compile(rb"(?m)^([ \t]*port[ \t]*=.*)$")
 _QGS_SERVICE: Final = b"""# Written by tdx host setup: a unix socket that the group qgsd may use.
 [Service]
 RuntimeDirectory=tdx-qgs
@@ -229,11 +229,11 @@ def _install(
 
 def _parameters(system: System, draft: _Draft) -> None:
     step, problem = parameters_step(system)
-    if problem:
+    missing = running_without(system)
+    if problem and missing:
         draft.blockers.append(Blocker(problem, "add them to the kernel command line, then run this again"))
     if step:
         draft.steps.append(step)
-    missing = running_without(system)
     if missing:
         draft.reboot.append(f"the running kernel was booted without {' '.join(missing)}")
     again = modprobe_step(system)
@@ -311,8 +311,7 @@ def _quoting_socket(system: System, distribution: Distribution, options: Options
     if configuration is None or not _exists(system, INTEL_QGS_UNIT):
         return
     restart = ("systemctl", "try-restart", INTEL_QGS_UNIT)
-    text = configuration.decode("utf-8", "replace")
-    unix = _QGS_PORT.sub(r"# \1", text)
+    unix = _QGS_PORT.sub(rb"# \1", configuration)
     service = system.read(QGS_DROP_IN)
     if service != _QGS_SERVICE:
         reload = ("systemctl", "daemon-reload")
@@ -320,9 +319,9 @@ def _quoting_socket(system: System, distribution: Distribution, options: Options
             "quoting.service", "QEMU may use QGS's socket", QGS_DROP_IN, service, _QGS_SERVICE, reload
         )
         draft.steps.append(step)
-    if unix != text:
+    if unix != configuration:
         why = "libvirt and QEMU reach QGS over its unix socket; with a port it listens on vsock"
-        step = FileStep("quoting.socket", why, QGS_CONFIGURATION, configuration, unix.encode(), restart)
+        step = FileStep("quoting.socket", why, QGS_CONFIGURATION, configuration, unix, restart)
         draft.steps.append(step)
     for user in (distribution.qemu_user, options.user):
         if user:

@@ -352,6 +352,20 @@ def test_missing_packages_and_tools_stop_it() -> None:
     assert "no tool for kernel parameters" in blockers(system)
 
 
+def test_parameters_that_are_set_by_hand_are_enough() -> None:
+    system = ubuntu()
+    system.programs -= {"update-grub"}
+    system.files["/proc/cmdline"] = b"root=/dev/sda nohibernate kvm_intel.tdx=1"
+    assert blockers(system) == ""
+
+
+def test_bytes_that_are_no_text_are_kept(tmp_path: Path) -> None:
+    system = tumbleweed()
+    system.files[KERNEL_COMMAND_LINE] = b"root=/dev/\xff\n"
+    set_up(system, tmp_path)
+    assert system.files[KERNEL_COMMAND_LINE] == b"root=/dev/\xff nohibernate kvm_intel.tdx=1\n"
+
+
 def test_other_systems_are_named() -> None:
     system = ubuntu()
     system.files["/etc/os-release"] = b'ID=plan9\nNAME="Plan 9\n'
