@@ -1,0 +1,136 @@
+"""Predictions against the logs that real firmware, boot loaders and kernels write in emulated TDs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tdxstack.abi.event_log import Event, EventLog
+from tdxstack.cli.edge import surroundings
+from tdxstack.evidence.document import Evidence
+from tdxstack.image.initramfs import initramfs
+from tdxstack.machine.qemu_command import build_qemu_command
+from tdxstack.machine.spec import DirectKernel, EmulatedTd, MachineSpec
+from tdxstack.machine.stopped import Launch
+from tdxstack.machine.store import MachineFiles
+from tdxstack.platform import Platform
+from tdxstack.prediction.boot import predict
+from tdxstack.prediction.ext4 import Ext4
+from tdxstack.prediction.hardware import hardware
+from tdxstack.prediction.partitions import read_partitions
+from tdxstack.prediction.qcow2 import open_disk
+from tdxstack.workflows.workshop import Workshop
+from tests.e2e.conftest import Recording, Tdx
+
+BOOT_SECONDS = 300
+GLOBAL_VARIABLE = bytes.fromhex("61dfe48bca93d211aa0d00e098032b8c")
+
+
+def logged(events: tuple[Event, ...]) -> list[tuple[str, str, str]]:
+    return [(event.mr_name.lower(), event.type_name, (event.digest() or b"").hex()) for event in events]
+
+
+def predicted(document: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [(event["register"], event["type"], event["digest"]) for event in document["events"]]
+
+
+def without_platform_key(firmware: bytes) -> bytes:
+    """The same firmware in setup mode: its variable PK is marked as deleted."""
+    changed = bytearray(firmware)
+    header = changed.index(GLOBAL_VARIABLE + "PK\0".encode("utf-16-le")) - 44
+    assert changed[header : header + 3] == b"\xaa\x55\x3f"
+    changed[header + 2] = 0x3D
+    return bytes(changed)
+
+
+def test_every_event_of_the_main_job_is_predicted(tdx: Tdx, recording: Recording) -> None:
+    """Shim and GRUB from disk, Secure Boot on."""
+    evidence = Evidence.from_json((recording.files / "evidence.json").read_bytes())
+    assert evidence.ccel_data is not None
+    document = tdx.json("predict", "recorded")
+    assert predicted(document) == logged(EventLog.parse(evidence.ccel_data).events)
+    measured = recording.document["registers"]
+    for name, value in document["registers"].items():
+        assert value == measured[name]["measured"]
+    assert document["emulated"] is True
+
+
+def test_the_main_job_is_predicted_before_it_runs(tdx: Tdx, recording: Recording) -> None:
+    """Without a machine's name: the options that `tdx up` takes by default."""
+    assert tdx.json("predict")["registers"] == tdx.json("predict", "recorded")["registers"]
+
+
+def test_secure_boot_off_and_another_size(tdx: Tdx, recording: Recording, tmp_path: Path) -> None:
+    original = Path(tdx.json("predict", "recorded")["machine"]["firmware"])
+    firmware = tmp_path / "setup.fd"
+    firmware.write_bytes(without_platform_key(original.read_bytes()))
+    options = ("--firmware", str(firmware), "--memory", "3584", "--vcpus", "1")
+    expected = tdx.json("predict", *options)
+    tdx.run("up", "--name", "setup", "--platform", "emulated", "--yes", *options)
+    try:
+        evidence = Evidence.from_json((tdx.files("setup") / "evidence.json").read_bytes())
+        assert evidence.ccel_data is not None
+        assert predicted(expected) == logged(EventLog.parse(evidence.ccel_data).events)
+    finally:
+        tdx.run("down", "setup", "--force")
+
+
+@pytest.fixture(scope="module")
+def guest(tdx: Tdx, emulator_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> DirectKernel:
+    """The image's own kernel, with an initrd that only prints the log."""
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is needed to build the test guest")
+    work = tmp_path_factory.mktemp("guest")
+    source = Path(__file__).with_name("dump_log.c")
+    subprocess.run(["gcc", "-O1", "-static", "-o", work / "init", source], check=True)
+    (work / "initrd").write_bytes(initramfs((work / "init").read_bytes(), []))
+    with open_disk(Path(tdx.json("predict")["machine"]["disk"])) as disk:
+        kernel = Ext4(disk, read_partitions(disk).partitions[1].start).read("/vmlinuz")
+    assert kernel is not None
+    (work / "vmlinuz").write_bytes(kernel)
+    return DirectKernel(work / "vmlinuz", work / "initrd", "console=ttyS0,115200 quiet panic=-1")
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "vcpus"), [(1024, 1), (2048, 4), (3584, 2), (8192, 1)], ids=lambda value: str(value)
+)
+def test_direct_kernels_of_many_sizes(
+    memory_mib: int, vcpus: int, guest: DirectKernel, tdx: Tdx, tmp_path: Path
+) -> None:
+    files = MachineFiles(tmp_path, tmp_path)
+    firmware = tmp_path / "firmware.fd"
+    here = tdx.json("predict")["machine"]
+    firmware.write_bytes(without_platform_key(Path(here["firmware"]).read_bytes()))
+    workshop = Workshop(surroundings())
+    workshop.overlay(workshop.image(), files.disk)
+    files.authorized_key.write_text("none\n")
+    (tmp_path / "mac").write_bytes(bytes(32))
+    spec = MachineSpec(
+        name="matrix",
+        platform=Platform.EMULATED,
+        qemu=tuple(workshop.emulator().argv_prefix),
+        firmware=firmware,
+        disk=files.disk,
+        authorized_key="none",
+        direct_kernel=guest,
+        vcpus=vcpus,
+        memory_mib=memory_mib,
+        emulated_td=EmulatedTd(tmp_path / "mac", bytes(48), bytes(16), bytes(16)),
+    )
+    argv = build_qemu_command(spec, files)
+    launch = Launch.parse(argv)
+    machine = hardware(launch, tmp_path / "cache", confidential=True)
+    prediction = predict(launch, firmware.read_bytes(), machine, None)
+    done = subprocess.run(argv, timeout=BOOT_SECONDS, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    console = files.console_log.read_text(errors="replace")
+    found = re.search(r"log begins(.*)log ends", console, re.DOTALL)
+    assert found, console[-2000:]
+    lines = [line for line in found[1].split() if re.fullmatch(r"[0-9a-f]{2,64}", line)]
+    log = EventLog.parse(bytes.fromhex("".join(lines)))
+    assert predicted(prediction.to_json()) == logged(log.events)
