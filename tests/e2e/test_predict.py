@@ -125,7 +125,7 @@ def test_direct_kernels_of_many_sizes(
     argv = build_qemu_command(spec, files)
     launch = Launch.parse(argv)
     machine = hardware(launch, tmp_path / "cache", confidential=True)
-    prediction = predict(launch, firmware.read_bytes(), machine, None)
+    prediction = predict(launch, firmware.read_bytes(), machine, files.disk)
     done = subprocess.run(argv, timeout=BOOT_SECONDS, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     console = files.console_log.read_text(errors="replace")

@@ -68,6 +68,7 @@ def _print_contents(document: Mapping[str, Any]) -> None:
     facts = {
         "sha256": document["sha256"],
         "starts a TD": "yes" if document["can_start_td"] else "no: " + "; ".join(document["problems"]),
+        "measures": "yes" if document["measures"] else "nothing: it has no driver TdTcg2Dxe",
         "says it is": " ".join((document["firmware"] or {"unknown": "-"}).values()),
         "measures as": release["name"] + ("" if release["exact"] else " (nearest to what it shows)"),
         "Secure Boot": document["secure_boot"],

@@ -91,9 +91,12 @@ class Contents:
             return [self.metadata_problem]
         if self.boot_volume is None:
             return ["it holds no boot manager of edk2, so that nothing is known of what it starts"]
-        if self.boot_volume.file(TD_MEASUREMENT) is None:
-            return ["it has no driver TdTcg2Dxe, so that a TD would start, measuring nothing"]
         return []
+
+    @property
+    def measures(self) -> bool:
+        """Whether it logs what it does, and extends RTMRs; a TD may start without that."""
+        return self.boot_volume is not None and self.boot_volume.file(TD_MEASUREMENT) is not None
 
     @property
     def policy(self) -> list[UefiVariable]:

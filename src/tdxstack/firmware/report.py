@@ -22,6 +22,7 @@ def describe(path: Path, image: bytes) -> dict[str, object]:
         "sha256": hashlib.sha256(image).hexdigest(),
         "can_start_td": not contents.problems,
         "problems": contents.problems,
+        "measures": contents.measures,
         "firmware": asdict(contents.strings) if contents.strings else None,
         "profile": {"name": contents.profile.name, "exact": contents.profile_exact},
         "secure_boot": contents.secure_boot.value,

@@ -34,22 +34,27 @@ class BuiltIn:
     label: str
 
 
+Place = tuple[int, int]
+"""Device and function on PCI bus 0."""
+
+
 def boot_variables(
-    menu: BuiltIn | None, setup: BuiltIn | None, disks: Sequence[tuple[int, int]]
+    menu: BuiltIn | None, setup: BuiltIn | None, disks: Sequence[Place], bootable: Sequence[Place]
 ) -> list[tuple[str, bytes]]:
     """(name, value) of BootOrder and of each option, in the order in which they are measured.
 
-    `menu` and `setup` are the applications that the firmware registers. `disks` are (device, function) on
-    PCI bus 0 of the virtio disks that QEMU names as bootable, in its order; empty where the firmware starts
-    a kernel that QEMU gives it, before it looks for disks.
+    `menu` and `setup` are the applications that the firmware registers. `disks` are all virtio disks, by
+    place: each is given a number. `bootable` are those that QEMU names, in its order: the others' options
+    are deleted again. Both are empty where the firmware starts a kernel that QEMU gives it, before it makes
+    options for disks.
     """
     built_in = [
         *([_built_in(menu, ACTIVE | HIDDEN | CATEGORY_APP)] if menu else []),
         *([_built_in(setup, ACTIVE | CATEGORY_APP)] if setup else []),
     ]
-    found = [_disk(place, number) for number, place in enumerate(disks, 1)]
-    numbered = list(enumerate([*built_in, *found]))
-    ordered = numbered[len(built_in) :] + numbered[: len(built_in)]
+    numbered = list(enumerate([*built_in, *(_disk(place, n) for n, place in enumerate(disks, 1))]))
+    of_disks = dict(zip(disks, numbered[len(built_in) :], strict=True))
+    ordered = [*(of_disks[place] for place in bootable), *numbered[: len(built_in)]]
     order = b"".join(number.to_bytes(2, "little") for number, _ in ordered)
     return [("BootOrder", order), *((f"Boot{number:04X}", option.to_bytes()) for number, option in ordered)]
 
@@ -59,7 +64,7 @@ def _built_in(application: BuiltIn, attributes: int) -> BootOption:
     return BootOption(attributes, application.label, path, b"")
 
 
-def _disk(place: tuple[int, int], number: int) -> BootOption:
+def _disk(place: Place, number: int) -> BootOption:
     """The option of the `number`th disk, counted from 1; edk2 tells the others from the first by number."""
     device, function = place
     label = DEVICE_LABEL if number == 1 else f"{DEVICE_LABEL} {number}"

@@ -18,7 +18,7 @@ from tdxstack.measurement.loader_boot import (
 )
 from tdxstack.measurement.mrtd import mrtd
 from tdxstack.measurement.pe import Image
-from tdxstack.prediction.disk_boot import disk_events
+from tdxstack.prediction.disk_boot import disk_events, holds_fat
 from tdxstack.prediction.firmware import firmware_inputs
 from tdxstack.prediction.hardware import Hardware
 from tdxstack.prediction.keys import Keys
@@ -29,7 +29,7 @@ KERNEL, KERNEL_DOES = "the kernel from QEMU", "what the kernel does"
 def predict(launch: Launch, firmware: bytes, machine: Hardware, disk: Path | None) -> Prediction:
     """Every event of a boot, and the registers that they make.
 
-    `firmware` is the content of the machine's firmware file, `disk` the image that it boots from.
+    `firmware` is the content of the machine's firmware file, `disk` the image in its disk.
     What cannot be known is in the prediction with the reason. Raises `MalformedError` for a firmware that
     no TD can start with, `UnavailableError` where a file is missing.
     """
@@ -39,13 +39,13 @@ def predict(launch: Launch, firmware: bytes, machine: Hardware, disk: Path | Non
     if launch.kernel is None:
         events = [*before, *ready, *disk_events(disk, contents)]
     else:
-        program, after = _direct_kernel(launch, launch.kernel, contents, machine)
+        program, after = _direct_kernel(launch, launch.kernel, contents, machine, disk)
         events = [*before, *program, *ready, *after]
     return Prediction(tuple(events), mrtd(firmware))
 
 
 def _direct_kernel(
-    launch: Launch, path: Path, contents: Contents, machine: Hardware
+    launch: Launch, path: Path, contents: Contents, machine: Hardware, disk: Path | None
 ) -> tuple[list[ExpectedEvent], list[ExpectedEvent]]:
     """The events of loading a kernel that QEMU hands over, and those of running it."""
     file = _read(path)
@@ -63,7 +63,8 @@ def _direct_kernel(
         program = [*Keys(contents).firmware_lets(image, KERNEL), program_event(image, KERNEL, str(path))]
     except MalformedError as error:
         return [], unknown_rest(KERNEL_DOES, str(path), error.message)
-    return program, [*stub_events(file, options, initrd, terminated=True), *exit_events(retried=False)]
+    retried = contents.profile.shown.fat_flush and disk is not None and holds_fat(disk)
+    return program, [*stub_events(file, options, initrd, terminated=True), *exit_events(retried=retried)]
 
 
 def _read(path: Path) -> bytes:

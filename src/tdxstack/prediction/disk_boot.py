@@ -47,6 +47,27 @@ def disk_events(disk: Path | None, contents: Contents) -> list[ExpectedEvent]:
     return found
 
 
+def holds_fat(path: Path) -> bool:
+    """Whether a disk has a FAT file system, which edk2 opens wherever it boots from.
+
+    Raises `UnavailableError` where the disk image is missing, `MalformedError` where it cannot be read.
+    """
+    with open_disk(path) as disk:
+        try:
+            starts = [partition.start for partition in read_partitions(disk).partitions]
+        except MalformedError:
+            starts = [0]
+        return any(_is_fat(disk, start) for start in starts)
+
+
+def _is_fat(disk: Disk, start: int) -> bool:
+    try:
+        Fat(disk, start)
+    except MalformedError:
+        return False
+    return True
+
+
 class _DiskBoot:
     """One disk, followed from its EFI system partition."""
 

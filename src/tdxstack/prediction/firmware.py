@@ -33,6 +33,7 @@ _DISK_PATH = re.compile(r"/pci@i0cf8/[^/@]+@([0-9a-f]+)(?:,([0-9a-f]+))?/disk@0,
 UNKNOWN_CPU = (
     "the SMBIOS table names the CPU that the TD has, and this host cannot start a TD of that kind to ask QEMU"
 )
+TAKE_TDVF = "take a firmware built for TDX, such as OVMF.inteltdx*.fd"
 NO_STRINGS = "the firmware's vendor, version and date were not found in it"
 
 
@@ -43,8 +44,11 @@ def firmware_inputs(contents: Contents, launch: Launch, machine: Hardware) -> Fi
     """
     if contents.metadata is None or contents.problems:
         raise MalformedError(
-            f"no TD can start with {launch.firmware}: {'; '.join(contents.problems)}",
-            hint="take a firmware built for TDX, such as OVMF.inteltdx*.fd",
+            f"no TD can start with {launch.firmware}: {'; '.join(contents.problems)}", hint=TAKE_TDVF
+        )
+    if not contents.measures:
+        raise MalformedError(
+            f"{launch.firmware} measures nothing: it has no driver TdTcg2Dxe", hint=TAKE_TDVF
         )
     profile = contents.profile
     items = {**machine.files, "BootMenu": machine.boot_menu}
@@ -78,22 +82,20 @@ def _boot_variables(
     contents: Contents, launch: Launch, machine: Hardware
 ) -> tuple[Sequence[tuple[str, bytes]] | None, str]:
     """The boot variables, or None and why they are not known."""
-    disks: list[tuple[int, int]] = []
-    if launch.kernel is None:
-        order = machine.files.get(BOOT_ORDER, b"").rstrip(b"\0").decode("latin-1").split("\n")
-        for path in order:
-            place = _DISK_PATH.fullmatch(path)
-            if place is None:
-                return (
-                    None,
-                    f"boot options for the device {path!r} are not modelled, only those of virtio disks",
-                )
-            disks.append((int(place[1], 16), int(place[2] or "0", 16)))
-        block = {
-            (one.device, one.function)
-            for one in machine.functions
-            if one.vendor_id == VIRTIO and one.device_id in VIRTIO_BLOCK
-        }
-        if not set(disks) <= block:
-            return None, "a device in QEMU's boot order is no virtio disk"
-    return boot_variables(contents.menu, contents.setup, disks), ""
+    if launch.kernel is not None:
+        return boot_variables(contents.menu, contents.setup, [], []), ""
+    # In a TD, edk2 connects every disk, bootable or not.
+    disks = [
+        (one.device, one.function)
+        for one in machine.functions
+        if one.vendor_id == VIRTIO and one.device_id in VIRTIO_BLOCK
+    ]
+    bootable = []
+    for path in machine.files.get(BOOT_ORDER, b"").rstrip(b"\0").decode("latin-1").split("\n"):
+        place = _DISK_PATH.fullmatch(path)
+        if place is None:
+            return None, f"boot options for the device {path!r} are not modelled, only those of virtio disks"
+        bootable.append((int(place[1], 16), int(place[2] or "0", 16)))
+    if not set(bootable) <= set(disks):
+        return None, "a device in QEMU's boot order is no virtio disk"
+    return boot_variables(contents.menu, contents.setup, disks, bootable), ""

@@ -83,20 +83,18 @@ def predict_machine(request: PredictRequest, surroundings: Surroundings, worksho
 
 def _new_machine(
     request: PredictRequest, surroundings: Surroundings, workshop: Workshop, store: MachineStore
-) -> tuple[Launch, bool, Path | None]:
+) -> tuple[Launch, bool, Path]:
     choice = choose_platform(surroundings.host, request.platform)
     qemu = tuple(workshop.emulator().argv_prefix) if choice.emulated else (workshop.host_qemu(),)
-    image = request.image
+    image = request.image or workshop.image().path
     # Only named in the command line: neither secrets nor disks are opened for a prediction.
     silicon = EmulatedTd(Path("/dev/null"), bytes(48), bytes(16), bytes(16))
-    if image is None and request.direct_kernel is None:
-        image = workshop.image().path
     spec = MachineSpec(
         name=PLACEHOLDER,
         platform=choice.platform,
         qemu=qemu,
         firmware=workshop.firmware(request.firmware).path,
-        disk=image or Path("/dev/null"),
+        disk=image,
         authorized_key="",
         direct_kernel=request.direct_kernel,
         vcpus=request.vcpus,

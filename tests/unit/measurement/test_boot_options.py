@@ -23,26 +23,28 @@ def digests(variables: list[tuple[str, bytes]]) -> dict[str, str]:
 
 
 def test_direct_kernel() -> None:
-    assert digests(boot_variables(MENU, SETUP, [])) == {
+    assert digests(boot_variables(MENU, SETUP, [], [])) == {
         "BootOrder": hashlib.sha384(b"\0\0\1\0").hexdigest()[:8],
         "Boot0000": "5068e6a9",
         "Boot0001": "dd424f2e",
     }
-    assert digests(boot_variables(UI_APP, None, [])) == {"BootOrder": "1dd6f7b4", "Boot0000": "23ada07f"}
+    assert digests(boot_variables(UI_APP, None, [], [])) == {"BootOrder": "1dd6f7b4", "Boot0000": "23ada07f"}
 
 
 def test_a_disk_comes_first_in_the_order_but_is_numbered_last() -> None:
-    assert list(digests(boot_variables(MENU, None, [(1, 0)])).items()) == [
+    assert list(digests(boot_variables(MENU, None, [(1, 0)], [(1, 0)])).items()) == [
         ("BootOrder", "7210af19"),
         ("Boot0001", "1f880024"),
         ("Boot0000", "5068e6a9"),
     ]
 
 
-def test_further_disks_are_told_apart_by_number() -> None:
-    _, first, second, menu = boot_variables(MENU, None, [(2, 0), (1, 0)])
-    assert [BootOption.parse(data).description for _, data in (first, second)] == [
+def test_disks_are_numbered_by_place_and_ordered_as_qemu_says() -> None:
+    disks = [(1, 0), (2, 0), (3, 0)]
+    _, *options = boot_variables(MENU, None, disks, [(3, 0), (1, 0)])
+    assert [name for name, _ in options] == ["Boot0003", "Boot0001", "Boot0000"]
+    assert [BootOption.parse(data).description for _, data in options] == [
+        "UEFI Misc Device 3",
         "UEFI Misc Device",
-        "UEFI Misc Device 2",
+        "BootManagerMenuApp",
     ]
-    assert [name for name, _ in (first, second, menu)] == ["Boot0001", "Boot0002", "Boot0000"]

@@ -172,6 +172,21 @@ def test_other_machines_are_named() -> None:
     assert "names the CPU" in of_disk(None, machine=elsewhere).unpredicted[0].reason
 
 
+def test_a_disk_with_fat_makes_the_first_exit_fail_also_for_a_kernel_from_qemu(tmp_path: Path) -> None:
+    (tmp_path / "vmlinuz").write_bytes(kernel())
+    options = launch("-kernel", str(tmp_path / "vmlinuz"))
+    prediction = predict(options, firmware_images.firmware(), HARDWARE, disk(tmp_path))
+    assert digests(prediction, "rtmr1")[-3] == sha384(b"Exit Boot Services Returned with Failure")
+    (tmp_path / "empty").write_bytes(bytes(1 << 20))
+    without = predict(options, firmware_images.firmware(), HARDWARE, tmp_path / "empty")
+    assert len(digests(without, "rtmr1")) == len(digests(prediction, "rtmr1")) - 1
+
+
+def test_a_firmware_that_measures_nothing_is_refused() -> None:
+    with pytest.raises(MalformedError, match="measures nothing"):
+        of_disk(None, firmware_images.firmware(files=[firmware_images.file(firmware_images.BDS)]))
+
+
 def test_a_firmware_that_starts_no_td_is_refused() -> None:
     with pytest.raises(MalformedError, match="no TD can start with"):
         of_disk(None, firmware_images.firmware(metadata=False))
