@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tdxstack.errors import MalformedError, UnavailableError
 from tdxstack.firmware.contents import Contents, open_contents
+from tdxstack.firmware.variables import SecureBoot
 from tdxstack.machine.stopped import Launch
 from tdxstack.measurement.expected import ExpectedEvent, Prediction, unknown_rest
 from tdxstack.measurement.firmware_boot import ready_to_boot_events, start_events
@@ -18,12 +20,14 @@ from tdxstack.measurement.loader_boot import (
 )
 from tdxstack.measurement.mrtd import mrtd
 from tdxstack.measurement.pe import Image
-from tdxstack.prediction.disk_boot import disk_events, holds_fat
+from tdxstack.prediction.disk_boot import Volumes, disk_events
 from tdxstack.prediction.firmware import firmware_inputs
 from tdxstack.prediction.hardware import Hardware
 from tdxstack.prediction.keys import Keys
 
 KERNEL, KERNEL_DOES = "the kernel from QEMU", "what the kernel does"
+
+SAVED_ELSEWHERE = "this firmware, built without Secure Boot, restores variables from NvVars on the disk"
 
 
 def predict(launch: Launch, firmware: bytes, machine: Hardware, disk: Path | None) -> Prediction:
@@ -31,21 +35,35 @@ def predict(launch: Launch, firmware: bytes, machine: Hardware, disk: Path | Non
 
     `firmware` is the content of the machine's firmware file, `disk` the image in its disk.
     What cannot be known is in the prediction with the reason. Raises `MalformedError` for a firmware that
-    no TD can start with, `UnavailableError` where a file is missing.
+    no TD can start with or a disk that cannot be read, `UnavailableError` where a file is missing.
     """
     contents = open_contents(firmware)
     inputs = firmware_inputs(contents, launch, machine)
+    volumes = _volumes(launch, disk)
+    if volumes.saved_variables and contents.secure_boot is SecureBoot.UNSUPPORTED:
+        inputs = replace(inputs, boot_variables=None, boot_variables_reason=SAVED_ELSEWHERE)
     before, ready = start_events(inputs), ready_to_boot_events(inputs)
     if launch.kernel is None:
         events = [*before, *ready, *disk_events(disk, contents)]
     else:
-        program, after = _direct_kernel(launch, launch.kernel, contents, machine, disk)
+        program, after = _direct_kernel(launch, launch.kernel, contents, machine, volumes)
         events = [*before, *program, *ready, *after]
     return Prediction(tuple(events), mrtd(firmware))
 
 
+def _volumes(launch: Launch, disk: Path | None) -> Volumes:
+    if disk is None:
+        return Volumes()
+    try:
+        return Volumes.of(disk)
+    except MalformedError:
+        if launch.kernel is not None:
+            raise
+        return Volumes()  # what is wrong with the disk is said where the boot loader is looked for
+
+
 def _direct_kernel(
-    launch: Launch, path: Path, contents: Contents, machine: Hardware, disk: Path | None
+    launch: Launch, path: Path, contents: Contents, machine: Hardware, volumes: Volumes
 ) -> tuple[list[ExpectedEvent], list[ExpectedEvent]]:
     """The events of loading a kernel that QEMU hands over, and those of running it."""
     file = _read(path)
@@ -63,7 +81,7 @@ def _direct_kernel(
         program = [*Keys(contents).firmware_lets(image, KERNEL), program_event(image, KERNEL, str(path))]
     except MalformedError as error:
         return [], unknown_rest(KERNEL_DOES, str(path), error.message)
-    retried = contents.profile.shown.fat_flush and disk is not None and holds_fat(disk)
+    retried = contents.profile.shown.fat_flush and volumes.fat
     return program, [*stub_events(file, options, initrd, terminated=True), *exit_events(retried=retried)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from tdxstack.errors import MalformedError
@@ -20,6 +21,7 @@ from tdxstack.prediction.partitions import Partition, read_partitions
 from tdxstack.prediction.qcow2 import Disk, open_disk
 
 LOADER, SECOND_STAGE, FALLBACK = "EFI/BOOT/BOOTX64.EFI", "EFI/BOOT/grubx64.efi", "EFI/BOOT/fbx64.efi"
+SAVED_VARIABLES = "NvVars"
 GRUB_MODULES = "mods"
 GRUB_MEASURES, GRUB_ASKS_FOR_TPM = b"grub_cmd: ", b"tpm2%s present"
 LINUX_SECTION = ".linux"
@@ -47,25 +49,34 @@ def disk_events(disk: Path | None, contents: Contents) -> list[ExpectedEvent]:
     return found
 
 
-def holds_fat(path: Path) -> bool:
-    """Whether a disk has a FAT file system, which edk2 opens wherever it boots from.
+@dataclass(frozen=True, slots=True)
+class Volumes:
+    """What edk2 finds on a disk before it boots, from wherever that is.
 
-    Raises `UnavailableError` where the disk image is missing, `MalformedError` where it cannot be read.
+    `fat`: it has a FAT file system. `saved_variables`: on one of them is the file in which a firmware without
+    Secure Boot keeps variables, for want of flash.
     """
-    with open_disk(path) as disk:
-        try:
-            starts = [partition.start for partition in read_partitions(disk).partitions]
-        except MalformedError:
-            starts = [0]
-        return any(_is_fat(disk, start) for start in starts)
+
+    fat: bool = False
+    saved_variables: bool = False
+
+    @classmethod
+    def of(cls, path: Path) -> Volumes:
+        """Look at a disk image. Raises as `open_disk` does."""
+        with open_disk(path) as disk:
+            try:
+                starts = [partition.start for partition in read_partitions(disk).partitions]
+            except MalformedError:
+                starts = [0]
+            systems = [system for start in starts if (system := _fat(disk, start)) is not None]
+            return cls(bool(systems), any(system.read(SAVED_VARIABLES) is not None for system in systems))
 
 
-def _is_fat(disk: Disk, start: int) -> bool:
+def _fat(disk: Disk, start: int) -> Fat | None:
     try:
-        Fat(disk, start)
+        return Fat(disk, start)
     except MalformedError:
-        return False
-    return True
+        return None
 
 
 class _DiskBoot:

@@ -182,6 +182,15 @@ def test_a_disk_with_fat_makes_the_first_exit_fail_also_for_a_kernel_from_qemu(t
     assert len(digests(without, "rtmr1")) == len(digests(prediction, "rtmr1")) - 1
 
 
+def test_variables_on_the_disk_count_for_a_firmware_without_secure_boot(tmp_path: Path) -> None:
+    path = disk(tmp_path, {"NvVars": b"variables"})
+    label = firmware_images.wide("SecureBootConfigDxe")
+    plain = [file for file in firmware_images.dxe_files() if label not in file]
+    prediction = of_disk(path, firmware_images.firmware(files=plain))
+    assert any("NvVars" in event.reason for event in prediction.unpredicted)
+    assert not any("NvVars" in event.reason for event in of_disk(path).unpredicted)
+
+
 def test_a_firmware_that_measures_nothing_is_refused() -> None:
     with pytest.raises(MalformedError, match="measures nothing"):
         of_disk(None, firmware_images.firmware(files=[firmware_images.file(firmware_images.BDS)]))
