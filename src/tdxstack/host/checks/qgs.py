@@ -143,7 +143,9 @@ class Socket(Check):
         refused = [user for user in users if not _may_connect(host, status, directory, user)]
         if refused:
             return self.fail(
-                found, f"QEMU runs as {', '.join(refused)}, who may not connect to the QGS' socket"
+                found,
+                f"QEMU runs as {', '.join(refused)}, who may not connect to the QGS' socket",
+                self.fix.replace("qgsd libvirt-qemu", f"{status.group} {refused[0]}"),
             )
         if not users and not _may_connect(host, status, directory, ""):
             return self.warn(found, "only root and the QGS' own user may connect to its socket")
