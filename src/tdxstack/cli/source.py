@@ -51,7 +51,6 @@ class Source:
             cache=AnswerCache(directories().cache / "collateral"),
             cache_use=self.cache_use,
             api_key=_api_key(self.api_key_file),
-            allow_http=self.allow_http,
             report=report,
             note=note,
         )

@@ -68,7 +68,6 @@ class Client:
     cache: AnswerCache | None = None
     cache_use: CacheUse = CacheUse.NORMAL
     api_key: str = field(default="", repr=False)
-    allow_http: bool = False
     report: Report = silent
     note: Callable[[str], None] = lambda text: None
 
@@ -145,7 +144,6 @@ class _Fetch:
             raise missing or _wrong(service.origin, error.message) from None
         if not service.may_name(url):
             raise _wrong(url, f"a certificate from {service.origin} names it, which is no reason to ask it")
-        require_safe(url, allow_http=self._client.allow_http)
         return await self.item(items.root_ca_crl(url))
 
     async def item(self, item: Item) -> CachedAnswer:

@@ -5,6 +5,7 @@ import gzip
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
@@ -408,7 +409,7 @@ def test_api_key_does_not_go_where_the_root_certificate_says(
 
 
 def test_api_key_does_not_go_over_plain_http(platform: PlatformId, server: PcsServer) -> None:
-    client = replace(client_of(server, proxy_for=lambda url: server.origin), api_key="key", allow_http=True)
+    client = replace(client_of(server, proxy_for=lambda url: server.origin), api_key="key")
     client = replace(client, service=Service.named("http://pccs.example", allow_http=True))
     with pytest.raises(UsageError, match="has no TLS"):
         fetch_collateral(platform, client)
@@ -623,6 +624,18 @@ def test_entry_of_another_url_is_damaged(server: PcsServer, platform: PlatformId
     first.write_bytes(second.read_bytes())
     with pytest.raises(UnavailableError, match="of another URL"):
         fetch_collateral(platform, replace(client, cache_use=CacheUse.OFFLINE))
+
+
+def test_many_may_use_the_cache_at_once(
+    server: PcsServer, collateral: Collateral, platform: PlatformId, tmp_path: Path
+) -> None:
+    refreshing = replace(client_of(server, tmp_path), cache_use=CacheUse.REFRESH)
+    offline = replace(refreshing, cache_use=CacheUse.OFFLINE)
+    fetch_collateral(platform, refreshing)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda client: fetch_collateral(platform, client), [refreshing, offline] * 6))
+    assert found == [collateral] * 12
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_cache_that_cannot_be_written_is_said_and_no_failure(
