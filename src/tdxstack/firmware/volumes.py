@@ -23,6 +23,8 @@ FILE_HEADER_SIZE, LARGE_FILE_HEADER_SIZE = 24, 32
 FILE_ALIGNMENT, SECTION_ALIGNMENT = 8, 4
 ATTRIBUTE_LARGE_FILE = 0x01
 FILE_TYPE_PADDING = 0xF0
+FREE = b"\xff" * FILE_HEADER_SIZE
+"""What follows the last file. A padding file has a name of ones too, but a size."""
 
 SECTION_GUID_DEFINED = 0x02
 SECTION_PE32, SECTION_TE = 0x10, 0x12
@@ -141,7 +143,7 @@ def _volume(data: bytes, offset: int | None, budget: _Budget, depth: int) -> tup
 def _files(data: bytes, start: int, place: str) -> Iterator[tuple[int, UUID, bytes]]:
     """(type, GUID, body) of each file of a volume."""
     at = _align(start, FILE_ALIGNMENT)
-    while at + FILE_HEADER_SIZE <= len(data) and data[at : at + 16] != b"\xff" * 16:
+    while at + FILE_HEADER_SIZE <= len(data) and data[at : at + FILE_HEADER_SIZE] != FREE:
         header, size = FILE_HEADER_SIZE, _integer(data[at + 20 : at + 23])
         if data[at + 19] & ATTRIBUTE_LARGE_FILE:
             header, size = LARGE_FILE_HEADER_SIZE, _integer(data[at + 24 : at + 32])

@@ -29,6 +29,12 @@ def test_a_file_that_is_not_there_is_none() -> None:
     assert found.file(UUID(made.MENU)) is None
 
 
+def test_files_behind_padding_are_read() -> None:
+    padding = made.raw_file("ffffffff-ffff-ffff-ffff-ffffffffffff", b"\xff" * 40, 0xF0)
+    [found] = volumes.volumes(made.volume([padding, made.file(made.BDS)]))
+    assert found.file(UUID(made.BDS)) is not None
+
+
 def test_unpacks_volumes_inside_volumes() -> None:
     found = volumes.volumes(made.firmware())
     assert [volume.offset for volume in found] == [0, made.CFV_SIZE, None]
