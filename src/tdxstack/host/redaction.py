@@ -65,7 +65,7 @@ _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIV
 _EQUALS = r"[\"']?(?:[ \t]{0,8}[:=][ \t]{0,8}|[ \t])"
 _VALUE = r"(\"[^\"\n]+\"|'[^'\n]+'|[^\s\"']+)"
 _SECRET = re.compile(
-    r"((?:key|token|tokenhash|pass(?:word|wd|phrase)?|pwd|secret|credentials?|cookie|psk|authorization|bearer)"
+    r"((?:key|token|tokenhash|(?<!by)pass(?:word|wd|phrase)?|pwd|secret|credentials?|cookie|psk|authorization|bearer)"
     rf"{_EQUALS}){_VALUE}",
     re.IGNORECASE,
 )

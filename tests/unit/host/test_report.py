@@ -212,6 +212,7 @@ def test_a_secret_is_found_in_any_surroundings(secret: str) -> None:
         "127.0.0.1 ::1 0.0.0.0",
         "kvm_intel: tdx: no TDX private KeyIDs available",
         "0000:00:1f.3 0xffff:0x1",
+        "bugs\t\t: spectre_v2 spec_store_bypass tdx_pw_mce",
     ],
 )
 def test_what_identifies_nobody_stays(text: str) -> None:
