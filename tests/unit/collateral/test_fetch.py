@@ -159,6 +159,25 @@ def test_other_tee_is_refused(server: PcsServer, collateral: Collateral, platfor
         fetch_collateral(replace(platform, tee="SGX"), client_of(server))
 
 
+@pytest.mark.parametrize("enclave", ["QE", "TD_QE"])
+def test_sgx_has_addresses_and_an_enclave_of_its_own(
+    server: PcsServer, collateral: Collateral, platform: PlatformId, enclave: str
+) -> None:
+    tcb_info = collateral.tcb_info.replace(b'"id":"TDX"', b'"id":"SGX"', 1)
+    identity = collateral.qe_identity.replace(b'"id":"TD_QE"', f'"id":"{enclave}"'.encode(), 1)
+    names = ("TCB-Info-Issuer-Chain", "SGX-Enclave-Identity-Issuer-Chain")
+    chain = dict.fromkeys(names, "-----BEGIN CERTIFICATE-----")
+    api = "/sgx/certification/v4"
+    server.script[f"{api}/tcb"] = [lambda handler: send(handler, 200, tcb_info, chain)]
+    server.script[f"{api}/qe/identity"] = [lambda handler: send(handler, 200, identity, chain)]
+    sgx = replace(platform, tee="SGX")
+    if enclave == "QE":
+        assert fetch_collateral(sgx, client_of(server)).qe_identity == identity
+        return
+    with pytest.raises(UnavailableError, match="id is 'TD_QE', asked for was 'QE'"):
+        fetch_collateral(sgx, client_of(server))
+
+
 @pytest.mark.parametrize("path", [TCB, QE, CRL, ROOT])
 @pytest.mark.parametrize("body", [b"", b"<html>a portal</html>", b"{}", b"30" * 40])
 def test_wrong_content_is_refused(server: PcsServer, platform: PlatformId, path: str, body: bytes) -> None:
