@@ -37,6 +37,7 @@ SMBIOS_MEASUREMENT = UUID("d27fed59-abb4-4fed-bead-2a878c7e4a7e")
 SMBIOS_PLATFORM = UUID("4110465d-5ff3-4f4b-b580-24ed0d06747a")
 TD_MEASUREMENT = UUID("f062221e-c607-44c2-b0b4-c3886331d351")
 UI_APP = UUID("462caa21-7614-4503-836e-8ab6f4662331")
+TEXT_ALIGNMENT, FILLERS = 16, (2, 4)
 UNNAMED_MENU = "Boot Manager Menu"
 
 BEFORE_EXIT_EVENT = UUID("8be0e274-3970-4b44-80c5-1ab9502f3bfc")
@@ -179,12 +180,18 @@ def _strings(platform: File | None) -> FirmwareStrings | None:
     """The vendor, version and date in SmbiosPlatformDxe; None where there are others."""
     if platform is None or platform.code is None:
         return None
-    texts = [match.group().decode("utf-16-le").rstrip("\0") for match in _WIDE_TEXT.finditer(platform.code)]
+    texts = [_text(platform.code, *match.span()) for match in _WIDE_TEXT.finditer(platform.code)]
     own = [text for text in texts if text not in _PLACEHOLDERS]
     if len(own) != 3 or not _DATE.fullmatch(own[0]):
         return None
     date, version, vendor = own
     return FirmwareStrings(vendor, version, date)
+
+
+def _text(code: bytes, start: int, end: int) -> str:
+    """A text in UTF-16. Compilers align long ones, and fill up with instructions that may end as a letter."""
+    aligned = -(-start // TEXT_ALIGNMENT) * TEXT_ALIGNMENT
+    return code[aligned if aligned - start in FILLERS else start : end].decode("utf-16-le").rstrip("\0")
 
 
 def _code(files: Mapping[UUID, File], name: UUID) -> bytes:

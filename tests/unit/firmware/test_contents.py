@@ -36,6 +36,15 @@ def test_a_current_image_is_taken_for_what_it_says() -> None:
     assert contents.problems == []
 
 
+def test_a_filling_instruction_before_a_text_is_no_letter_of_it() -> None:
+    code = bytearray(made.release_strings())
+    at = code.index(made.wide("Example EDK II"))
+    code[at:at] = bytes(-(at + 2) % 16) + b"@\0"
+    platform = made.file(made.SMBIOS_PLATFORM, label="SmbiosPlatformDxe", code=bytes(code))
+    contents = opened(files=[platform, *made.dxe_files()])
+    assert contents.strings == FirmwareStrings("Example EDK II", "2026.08+ds-2", "09/26/2026")
+
+
 def test_an_image_that_says_nothing_gets_the_nearest_profile() -> None:
     contents = opened(files=made.dxe_files(version="unknown"))
     assert (contents.strings, contents.profile_exact) == (None, False)
