@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
@@ -34,6 +33,7 @@ from tdxstack.verification.boot import BootResult, Expectation, verify_boot
 from tdxstack.verification.certificates import TrustAnchor, read_chain
 from tdxstack.verification.inputs import ParsedCollateral
 from tdxstack.verification.policy import Policy
+from tests.synthetic.certificates import pem
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 """When the boots of the tests are verified, unless a test says otherwise."""
@@ -250,73 +250,15 @@ def naming_pck(quote: Quote, kind: int, **changes: Any) -> Quote:
     return certified(quote, kind, replace(named, **changes).to_bytes())
 
 
-def pem(*certificates: x509.Certificate) -> bytes:
-    """The certificates as quotes and bundles hold them."""
-    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
-
-
 def with_events(recorded: Recorded, change: Callable[[tuple[Event, ...]], tuple[Event, ...]]) -> Recorded:
     """The same with other events in the log."""
     log = recorded.log
     return with_evidence(recorded, ccel_data=replace(log, events=change(log.events)).to_bytes())
 
 
-def reissued(
-    certificate: x509.Certificate,
-    issuer_key: Key,
-    *,
-    start: datetime | None = None,
-    end: datetime | None = None,
-    public_key: ec.EllipticCurvePublicKey | None = None,
-    without: Container[x509.ObjectIdentifier] = (),
-) -> x509.Certificate:
-    """The same certificate signed again, with another validity or key, or without some extensions."""
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(certificate.subject)
-        .issuer_name(certificate.issuer)
-        .serial_number(certificate.serial_number)
-        .public_key(public_key or _public(certificate))
-        .not_valid_before(start or certificate.not_valid_before_utc)
-        .not_valid_after(end or certificate.not_valid_after_utc)
-    )
-    for extension in certificate.extensions:
-        if extension.oid not in without:
-            builder = builder.add_extension(extension.value, extension.critical)
-    return builder.sign(issuer_key, hashes.SHA256())
-
-
-def crl(
-    issuer: x509.Certificate,
-    key: Key,
-    issued: datetime,
-    *,
-    valid_for: timedelta = timedelta(days=30),
-    revoked: tuple[int, ...] = (),
-) -> bytes:
-    """A revocation list in DER."""
-    builder = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(issuer.subject)
-        .last_update(issued)
-        .next_update(issued + valid_for)
-        .add_extension(x509.CRLNumber(1), critical=False)
-    )
-    for serial_number in revoked:
-        entry = x509.RevokedCertificateBuilder().serial_number(serial_number).revocation_date(issued)
-        builder = builder.add_revoked_certificate(entry.build())
-    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
-
-
 def pki_in(directory: Path, time: datetime) -> Pki:
     """An emulated PKI below `directory`, with collateral that is valid at `time`."""
     return open_pki(directory / "pki", time)
-
-
-def _public(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
-    key = certificate.public_key()
-    assert isinstance(key, ec.EllipticCurvePublicKey)
-    return key
 
 
 def _edited(document: bytes, name: str, keys: Keys, change: Callable[[dict[str, Any]], None]) -> bytes:

@@ -19,8 +19,6 @@ from tdxstack.verification.policy import Policy
 from tests.recorded_boot import (
     Keys,
     Recorded,
-    crl,
-    reissued,
     with_events,
     with_evidence,
     with_pck_chain,
@@ -31,6 +29,7 @@ from tests.recorded_boot import (
     with_tcb_info,
     with_td,
 )
+from tests.synthetic.certificates import remade, revocations
 
 Apply = Callable[[Recorded, Keys], Recorded]
 
@@ -73,22 +72,22 @@ def _other_vendor(recorded: Recorded, keys: Keys) -> Recorded:
 
 
 def _unsigned_pck(recorded: Recorded, keys: Keys) -> Recorded:
-    return with_pck_chain(recorded, reissued(keys.pck, new_key()), keys.platform_ca, keys.root)
+    return with_pck_chain(recorded, remade(keys.pck, new_key()), keys.platform_ca, keys.root)
 
 
 def _other_root(recorded: Recorded, keys: Keys) -> Recorded:
     key = new_key()
-    root = reissued(keys.root, key, public_key=key.public_key())
-    return with_pck_chain(recorded, keys.pck, reissued(keys.platform_ca, key), root)
+    root = remade(keys.root, key, key=key.public_key())
+    return with_pck_chain(recorded, keys.pck, remade(keys.platform_ca, key), root)
 
 
 def _expired_pck(recorded: Recorded, keys: Keys) -> Recorded:
-    pck = reissued(keys.pck, keys.platform_ca_key, end=recorded.time - timedelta(days=1))
+    pck = remade(keys.pck, keys.platform_ca_key, end=recorded.time - timedelta(days=1))
     return with_pck_chain(recorded, pck, keys.platform_ca, keys.root)
 
 
 def _future_pck(recorded: Recorded, keys: Keys) -> Recorded:
-    pck = reissued(keys.pck, keys.platform_ca_key, start=recorded.time + timedelta(days=1))
+    pck = remade(keys.pck, keys.platform_ca_key, start=recorded.time + timedelta(days=1))
     return with_pck_chain(recorded, pck, keys.platform_ca, keys.root)
 
 
@@ -98,24 +97,24 @@ def _collateral(recorded: Recorded, **changes: bytes) -> Recorded:
 
 def _revoked_pck(recorded: Recorded, keys: Keys) -> Recorded:
     issued = recorded.time - timedelta(days=1)
-    revoked = crl(keys.platform_ca, keys.platform_ca_key, issued, revoked=(keys.pck.serial_number,))
+    revoked = revocations(keys.platform_ca, keys.platform_ca_key, issued, revoked=(keys.pck.serial_number,))
     return _collateral(recorded, pck_crl=revoked)
 
 
 def _revoked_ca(recorded: Recorded, keys: Keys) -> Recorded:
     issued = recorded.time - timedelta(days=1)
-    revoked = crl(keys.root, keys.root_key, issued, revoked=(keys.platform_ca.serial_number,))
+    revoked = revocations(keys.root, keys.root_key, issued, revoked=(keys.platform_ca.serial_number,))
     return _collateral(recorded, root_ca_crl=revoked)
 
 
 def _old_root_crl(recorded: Recorded, keys: Keys) -> Recorded:
     issued = recorded.time - timedelta(days=31)
-    return _collateral(recorded, root_ca_crl=crl(keys.root, keys.root_key, issued))
+    return _collateral(recorded, root_ca_crl=revocations(keys.root, keys.root_key, issued))
 
 
 def _old_pck_crl(recorded: Recorded, keys: Keys) -> Recorded:
     issued = recorded.time - timedelta(days=31)
-    return _collateral(recorded, pck_crl=crl(keys.platform_ca, keys.platform_ca_key, issued))
+    return _collateral(recorded, pck_crl=revocations(keys.platform_ca, keys.platform_ca_key, issued))
 
 
 def _document(item: str) -> Apply:
@@ -292,7 +291,7 @@ def _unmarked_root(recorded: Recorded, keys: Keys) -> Recorded:
     marked = {extension.oid for extension in keys.root.extensions} - {
         extension.oid for extension in keys.platform_ca.extensions
     }
-    root = reissued(keys.root, keys.root_key, without=marked)
+    root = remade(keys.root, keys.root_key, without=marked)
     return with_pck_chain(recorded, keys.pck, keys.platform_ca, root)
 
 

@@ -22,7 +22,8 @@ from tdxstack.verification.certificates import (
 )
 from tdxstack.verification.chains import RevocationList, chain_problems
 from tdxstack.verification.signatures import PublicKey, SignatureMemory, der_signature
-from tests.recorded_boot import NOW, Keys, pem, reissued
+from tests.recorded_boot import NOW, Keys
+from tests.synthetic.certificates import pem, remade
 
 
 def parsed(certificate: x509.Certificate) -> Certificate:
@@ -87,9 +88,9 @@ def test_a_chain_must_reach_a_root(keys: Keys) -> None:
 
 def test_a_link_must_be_signed_by_the_next(keys: Keys) -> None:
     for links in (
-        (reissued(keys.pck, new_key()), keys.platform_ca, keys.root),
-        (keys.pck, reissued(keys.platform_ca, new_key()), keys.root),
-        (keys.pck, keys.platform_ca, reissued(keys.root, new_key())),
+        (remade(keys.pck, new_key()), keys.platform_ca, keys.root),
+        (keys.pck, remade(keys.platform_ca, new_key()), keys.root),
+        (keys.pck, keys.platform_ca, remade(keys.root, new_key())),
     ):
         problems = problems_of(*links)
         assert len(problems) == 1

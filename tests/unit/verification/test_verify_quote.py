@@ -33,15 +33,14 @@ from tests.recorded_boot import (
     Keys,
     Recorded,
     certified,
-    crl,
     naming_pck,
-    pem,
     pki_in,
     signed,
     synthetic_boot,
     with_qe_identity,
     with_tcb_info,
 )
+from tests.synthetic.certificates import pem, revocations
 
 
 def verify(boot: Recorded, quote: Quote | None = None, **changes: Any) -> QuoteResult:
@@ -422,14 +421,14 @@ def test_the_root_does_not_issue_pck_certificates(boot: Recorded, keys: Keys) ->
 
 def test_a_list_must_name_its_issuer(boot: Recorded, keys: Keys) -> None:
     """A list of the right key under another name is that of another authority."""
-    collateral = replace(boot.collateral, pck_crl=crl(keys.root, keys.platform_ca_key, NOW))
+    collateral = replace(boot.collateral, pck_crl=revocations(keys.root, keys.platform_ca_key, NOW))
     assert bad(verify(boot, collateral=collateral)) == ["crl.pck"]
-    collateral = replace(boot.collateral, root_ca_crl=crl(keys.platform_ca, keys.root_key, NOW))
+    collateral = replace(boot.collateral, root_ca_crl=revocations(keys.platform_ca, keys.root_key, NOW))
     assert bad(verify(boot, collateral=collateral)) == ["crl.root"]
 
 
 def test_a_revoked_tcb_signing_certificate_signs_nothing(boot: Recorded, pki: Pki, keys: Keys) -> None:
-    revoked = crl(keys.root, keys.root_key, NOW, revoked=(pki.tcb_signing.serial_number,))
+    revoked = revocations(keys.root, keys.root_key, NOW, revoked=(pki.tcb_signing.serial_number,))
     result = verify(boot, collateral=replace(boot.collateral, root_ca_crl=revoked))
     assert bad(result) == ["tcb_info.signature", "qe_identity.signature"]
 
@@ -481,7 +480,7 @@ def test_the_rest_of_the_qe_report_data_is_zero(boot: Recorded, keys: Keys) -> N
 def test_a_verifier_remembers_no_verdict(boot: Recorded, keys: Keys, tmp_path: Any) -> None:
     verifier = Verifier(anchors=boot.anchors, policy=ALLOW_EMULATED)
     later = NOW + timedelta(days=31)
-    revoked = crl(keys.platform_ca, keys.platform_ca_key, NOW, revoked=(keys.pck.serial_number,))
+    revoked = revocations(keys.platform_ca, keys.platform_ca_key, NOW, revoked=(keys.pck.serial_number,))
     tampered = replace(boot.quote, signature=replace(boot.quote.signature, qe_report_signature=bytes(64)))
     other = synthetic_boot(pki_in(tmp_path, NOW), NOW)
     for _ in range(2):
