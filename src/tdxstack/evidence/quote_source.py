@@ -40,8 +40,6 @@ def get_quote(kernel: Kernel, report_data: bytes, via: str = AUTO) -> SourcedQuo
     """
     exactly(report_data, REPORT_DATA_SIZE, "REPORTDATA")
     found = _get(kernel, report_data, via)
-    if not found.quote:
-        raise UnavailableError("the service delivered an empty quote", hint=tsm_quote.CHECK_QGS)
     try:
         carried = Quote.parse(found.quote).body.report_data
     except MalformedError:

@@ -144,7 +144,9 @@ def test_service_that_refuses() -> None:
         get_quote(kernel, DATA64, VSOCK)
 
 
-@pytest.mark.parametrize("answer", [b"", b"garbage", GetQuoteResponse(b"quote").to_bytes()[:-1]])
+@pytest.mark.parametrize(
+    "answer", [b"", b"garbage", GetQuoteResponse(b"quote").to_bytes()[:-1], GetQuoteResponse().to_bytes()]
+)
 def test_answer_that_is_none(answer: bytes) -> None:
     kernel = FakeKernel()
     kernel.service = lambda message: answer
