@@ -13,17 +13,11 @@ from uuid import UUID
 
 from tdxstack.abi.tdvf import CFV, Metadata, parse_image
 from tdxstack.errors import MalformedError
-from tdxstack.firmware.variables import (
-    GLOBAL,
-    SecureBoot,
-    Variables,
-    secure_boot,
-    variables,
-)
+from tdxstack.firmware.variables import SecureBoot, Variables, secure_boot, variables
 from tdxstack.firmware.volumes import File, Volume, volumes
 from tdxstack.measurement.boot_options import SETUP_LABEL, BuiltIn
 from tdxstack.measurement.event_data import UefiVariable
-from tdxstack.measurement.firmware_boot import POLICY_VARIABLES, TIMESTAMP_DATABASE
+from tdxstack.measurement.firmware_boot import GLOBAL, POLICY_VARIABLES, TIMESTAMP_DATABASE
 from tdxstack.measurement.profile import PROFILES, Profile, Shown
 from tdxstack.measurement.smbios import FirmwareStrings
 

@@ -13,9 +13,8 @@ from uuid import UUID
 from tdxstack.errors import MalformedError
 from tdxstack.firmware.volumes import NV_DATA, Volume
 from tdxstack.measurement.event_data import UefiVariable
+from tdxstack.measurement.firmware_boot import GLOBAL
 
-GLOBAL = UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c")
-IMAGE_SECURITY_DATABASE = UUID("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
 SECURE_BOOT_ENABLE = UUID("f0a30bc7-af08-4556-99c4-001009c93a44")
 
 STORE_AUTHENTICATED = UUID("aaf32c78-947b-439a-a180-2e144ec37792")

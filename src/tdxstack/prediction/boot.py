@@ -27,6 +27,9 @@ from tdxstack.prediction.keys import Keys
 
 KERNEL, KERNEL_DOES = "the kernel from QEMU", "what the kernel does"
 
+HEADER_OPEN = (
+    "QEMU writes into the kernel's header; whether it does so for a TD cannot be asked here, as none starts"
+)
 SAVED_ELSEWHERE = "this firmware, built without Secure Boot, restores variables from NvVars on the disk"
 
 
@@ -76,6 +79,8 @@ def _direct_kernel(
         return [], unknown_rest(
             KERNEL_DOES, str(path), f"{path} is no Linux kernel (bzImage) that states its version"
         )
+    if kernel != file and not machine.td_cpu:
+        return [], unknown_rest(KERNEL_DOES, str(path), HEADER_OPEN)
     try:
         image = Image.parse(kernel)
         program = [*Keys(contents).firmware_lets(image, KERNEL), program_event(image, KERNEL, str(path))]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from tdxstack.errors import MalformedError
 from tdxstack.firmware.contents import Contents
 from tdxstack.firmware.signatures import authority, certificate_list
-from tdxstack.firmware.variables import IMAGE_SECURITY_DATABASE, SecureBoot
+from tdxstack.firmware.variables import SecureBoot
 from tdxstack.measurement.event_data import UefiVariable
 from tdxstack.measurement.expected import ExpectedEvent
+from tdxstack.measurement.firmware_boot import IMAGE_SECURITY_DATABASE
 from tdxstack.measurement.pe import Image
 from tdxstack.measurement.shim import SHIM, Shim, authority_event
 

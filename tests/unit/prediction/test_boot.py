@@ -121,6 +121,17 @@ def test_a_header_that_qemu_has_written_into_is_measured_so(tmp_path: Path) -> N
     assert pe_images.digest(expected) != pe_images.digest(kernel())
 
 
+def test_whether_a_header_is_written_into_for_a_td_is_not_guessed(tmp_path: Path) -> None:
+    (tmp_path / "vmlinuz").write_bytes(kernel())
+    machine = replace(HARDWARE, kernel_setup=b"MZ" + bytes(0x3A) + kernel()[0x3C:0x400], td_cpu=False)
+    options = launch("-kernel", str(tmp_path / "vmlinuz"))
+    prediction = predict(options, firmware_images.firmware(), machine, None)
+    assert prediction.registers["rtmr1"] is None
+    assert any("writes into the kernel's header" in event.reason for event in prediction.unpredicted)
+    unchanged = replace(machine, kernel_setup=kernel()[:0x400])
+    assert predict(options, firmware_images.firmware(), unchanged, None).registers["rtmr1"] is not None
+
+
 def test_kernels_before_6_9_measure_nothing(tmp_path: Path) -> None:
     (tmp_path / "vmlinuz").write_bytes(kernel("6.8.0"))
     options = ["-kernel", str(tmp_path / "vmlinuz"), "-append", "quiet"]
