@@ -16,7 +16,7 @@ from tests.conformance.mutations import Case, mutations
 from tests.conformance.sets import SETS, WINTER, eval18, read_collateral
 from tests.conformance.vectors import INTEL_QVL, PHALA
 
-pytestmark = pytest.mark.vectors
+pytestmark = [pytest.mark.vectors, pytest.mark.filterwarnings("ignore")]
 
 QUOTES = [
     *(name for name, use in ENTRIES.items() if isinstance(use, partial) and use.func is items.quote),
