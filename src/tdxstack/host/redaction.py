@@ -63,12 +63,14 @@ _BINARY = (f"read {STATUS_VARIABLE}", "read /proc/config.gz")
 
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 _EQUALS = r"[\"']?(?:[ \t]{0,8}[:=][ \t]{0,8}|[ \t])"
-_VALUE = r"(\"[^\"\n]+\"|'[^'\n]+'|[^\s\"']+)"
+_VALUE = r"(\"(?:[^\"\\\n]|\\.)+\"|'[^'\n]+'|[^\s\"']+)"
 _SECRET = re.compile(
     r"((?:key|token|tokenhash|(?<!by)pass(?:word|wd|phrase)?|pwd|secret|credentials?|cookie|psk|authorization|bearer)"
-    rf"{_EQUALS}){_VALUE}",
+    rf"{_EQUALS}(?:(?:basic|bearer|digest)[ \t]{{1,8}})?){_VALUE}",
     re.IGNORECASE,
 )
+_WEB_TOKEN = re.compile(r"(?<![\w-])eyJ[\w-]{4,}\.[\w-]+(?:\.[\w-]*)?")
+"""A JSON web token, wherever it stands."""
 _IDENTITY = re.compile(
     r"((?:serial(?: number| no\.?)?|service tag|asset tag|(?:encrypted_)?ppid|qe_?id|machine[-_]id)"
     rf"{_EQUALS}){_VALUE}",
@@ -101,7 +103,11 @@ class Redactor:
         known = sorted(
             (name for name in set(names) if len(name) > 2 and name != "localhost"), key=len, reverse=True
         )
-        self._names = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in known)) if known else None
+        self._names = (
+            re.compile("|".join(rf"\b{re.escape(name)}\b" for name in known), re.IGNORECASE)
+            if known
+            else None
+        )
 
     def redact(self, answers: Answers) -> dict[str, dict[str, Any]]:
         """The answers as they may leave the machine."""
@@ -220,6 +226,7 @@ class Redactor:
     def _patterns(self, text: str) -> str:
         text = self._replace(_PEM, text, "private keys")
         text = self._replace(_USERINFO, text, "secrets", "")
+        text = self._replace(_WEB_TOKEN, text, "secrets")
         text = self._replace(_HOME, text, "names of people and machines", "user")
         text = _SECRET.sub(lambda found: self._value(found, "secrets"), text)
         text = _IDENTITY.sub(lambda found: self._value(found, "serial numbers"), text)

@@ -184,7 +184,12 @@ def test_cleaning_is_total_and_leaves_nothing_to_clean(text: str) -> None:
         "password=x1",
         "'Password': 'two words, and more'",
         '"ApiKey": "k"',
+        r'"ApiKey": "k1\"k2"',
+        "Authorization: Basic dXNlcjpwdw",
+        "authorization=bearer x1.y2",
+        "eyJhbGciOiJub25lIn0.eyJzdWIiOiIxIn0.c2ln",
         "frodo",
+        "FRODO",
         "a@b.example",
         "ab" * 16,
         "db7.corp.example",
@@ -193,7 +198,9 @@ def test_cleaning_is_total_and_leaves_nothing_to_clean(text: str) -> None:
     ],
 )
 def test_a_secret_is_found_in_any_surroundings(secret: str) -> None:
-    words = set(re.findall(r"[\w.:@]{2,}", secret)) - {"password", "Password", "ApiKey", "https:", "home"}
+    words = set(re.findall(r"[\w.:@]{2,}", secret))
+    words -= {"password", "Password", "ApiKey", "https:", "home", "Authorization:", "Basic"}
+    words -= {"authorization", "bearer"}
     befores = ("", "x ", "(", "\t", "\n", "mac:", "addr:", "=", "[", ",")
     afters = ("", " x", ")", ",", "\n", ":", ".", "]", ": x", ";")
     for before, after in itertools.product(befores, afters):
@@ -220,7 +227,20 @@ def test_what_identifies_nobody_stays(text: str) -> None:
 
 
 def test_cleaning_takes_linear_time() -> None:
-    pieces = ("a:", "1.", "key ", "-----BEGIN PRIVATE KEY-----", "://a", "ab-", "0", "_", "@a.", " ", "\n")
+    pieces = (
+        "a:",
+        "1.",
+        "key ",
+        "-----BEGIN PRIVATE KEY-----",
+        "://a",
+        "ab-",
+        "0",
+        "_",
+        "@a.",
+        "-eyJa",
+        " ",
+        "\n",
+    )
     for piece in pieces:
         Redactor(NAMES).text(piece * (20_000 // len(piece)))
         Redactor(NAMES).text("key" + piece * (20_000 // len(piece)))
