@@ -127,6 +127,10 @@ def nobody_runs_qemu(host: ScriptedHost) -> None:
     host.files["/etc/passwd"] = b"qgsd:x:990:990::/:/sbin/nologin\n"
 
 
+def sys_module(host: ScriptedHost) -> None:
+    host.statuses["/sys/module"] = FileStatus("directory", 0o755, "root", "root", 0, NOW)
+
+
 def no_kvm(host: ScriptedHost) -> None:
     host.kvm.clear()
 
@@ -283,6 +287,18 @@ CASES: list[tuple[str, Change, Status, str]] = [
         "",
     ),
     ("kvm.parameter", NO_PARAMETER, FAIL, "does not know TDX"),
+    (
+        "kvm.parameter",
+        both(no_file(worlds.PARAMETER), no_status("/sys/module/kvm_intel"), sys_module),
+        FAIL,
+        "not loaded",
+    ),
+    (
+        "kvm.parameter",
+        both(no_file(worlds.PARAMETER), no_status("/sys/module/kvm_intel")),
+        UNKNOWN,
+        "/sys/module",
+    ),
     ("module.loaded", kernel_says("virt/tdx: module not loaded"), FAIL, "has loaded no TDX module"),
     ("module.loaded", kernel_says("[    1.5] virt/tdx: module not loaded"), FAIL, "has loaded no TDX module"),
     ("module.loaded", kernel_says(), UNKNOWN, "does not tell"),

@@ -65,6 +65,7 @@ class Parameter(Check):
             value = host.read(PARAMETER).decode(errors="replace").strip()
         except AbsentError:
             if not exists(host, "/sys/module/kvm_intel"):
+                host.status("/sys/module")  # without it nothing shows what is loaded
                 return self.fail(
                     "kvm_intel is not loaded", "kvm_intel is not loaded", "sudo modprobe kvm_intel tdx=1"
                 )
