@@ -48,7 +48,6 @@ class ScriptedHost:
     """Names in directories that `files` and `statuses` do not show."""
     statuses: dict[str, FileStatus | HostError] = field(default_factory=dict)
     msrs: dict[int, int | HostError] = field(default_factory=dict)
-    cpuids: dict[tuple[int, int], tuple[int, int, int, int] | HostError] = field(default_factory=dict)
     log: KernelLog | HostError = field(default_factory=lambda: KernelLog((), "/dev/kmsg", complete=True))
     release: str = "6.18.0"
     programs: dict[str, str] = field(default_factory=dict)
@@ -93,12 +92,6 @@ class ScriptedHost:
     def msr(self, number: int) -> int:
         self.asked.append(f"msr {number:#x}")
         return _answer(_look_up(self.msrs, number, f"MSR {number:#x}"))
-
-    def cpuid(self, leaf: int, subleaf: int = 0) -> tuple[int, int, int, int]:
-        self.asked.append(f"cpuid {leaf:#x}.{subleaf}")
-        if (leaf, subleaf) not in self.cpuids:
-            raise UnansweredError("/dev/cpu/0/cpuid does not exist", hint="sudo modprobe cpuid")
-        return _answer(self.cpuids[leaf, subleaf])
 
     def kernel_log(self) -> KernelLog:
         self.asked.append("kernel_log")

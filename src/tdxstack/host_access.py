@@ -17,7 +17,6 @@ import pwd
 import shutil
 import ssl
 import stat
-import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -140,9 +139,6 @@ class Host(Kvm, Protocol):
     def msr(self, number: int) -> int:
         """A model-specific register of the first CPU, 64 bits; `AbsentError` where the CPU has none."""
 
-    def cpuid(self, leaf: int, subleaf: int = 0) -> tuple[int, int, int, int]:
-        """EAX, EBX, ECX and EDX of the CPUID instruction on the first CPU."""
-
     def kernel_log(self) -> KernelLog:
         """The kernel's log of this boot, without time stamps."""
 
@@ -206,24 +202,17 @@ class RealHost:
         )
 
     def msr(self, number: int) -> int:
+        device = "/dev/cpu/0/msr"
         command = f"sudo modprobe msr && sudo rdmsr -p 0 {number:#x}"
-        with _cpu_device("/dev/cpu/0/msr", command) as descriptor:
+        if not Path(device).exists():  # a kernel module is not loaded, which says nothing of the CPU
+            raise UnansweredError(f"{device} does not exist", hint=command)
+        with _open(device, os.O_RDONLY, forbidden=command) as descriptor:
             try:
                 return int.from_bytes(os.pread(descriptor, 8, number), "little")
             except OSError as error:
                 if error.errno == errno.EIO:
                     raise AbsentError(f"this CPU has no MSR {number:#x}", hint=command) from None
-                raise _translate(error, "/dev/cpu/0/msr", forbidden=command) from None
-
-    def cpuid(self, leaf: int, subleaf: int = 0) -> tuple[int, int, int, int]:
-        device = "/dev/cpu/0/cpuid"
-        command = f"sudo modprobe cpuid && sudo cpuid -1 -l {leaf:#x}"
-        with _cpu_device(device, command) as descriptor, _translated(device):
-            # Linux arch/x86/kernel/cpuid.c: the offset is the leaf, with the subleaf in the upper half.
-            data = os.pread(descriptor, 16, leaf | subleaf << 32)
-        if len(data) != 16:
-            raise UnansweredError(f"{device} gave {len(data)} bytes of 16")
-        return struct.unpack("<4I", data)
+                raise _translate(error, device, forbidden=command) from None
 
     def kernel_log(self) -> KernelLog:
         try:
@@ -346,13 +335,6 @@ def _open(path: str, flags: int, *, absent: str = "", forbidden: str = "") -> It
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _cpu_device(path: str, command: str) -> contextlib.AbstractContextManager[int]:
-    """A device of the modules msr and cpuid; that it is missing says nothing of the CPU."""
-    if not Path(path).exists():
-        raise UnansweredError(f"{path} does not exist", hint=command)
-    return _open(path, os.O_RDONLY, forbidden=command)
 
 
 @contextlib.contextmanager

@@ -75,11 +75,6 @@ class Recorder:
     def msr(self, number: int) -> int:
         return _integer(self._ask(f"msr {number:#x}", lambda: self._host.msr(number)))
 
-    def cpuid(self, leaf: int, subleaf: int = 0) -> tuple[int, int, int, int]:
-        return _registers(
-            self._ask(f"cpuid {leaf:#x}.{subleaf}", lambda: list(self._host.cpuid(leaf, subleaf)))
-        )
-
     def kernel_log(self) -> KernelLog:
         return _log(self._ask("kernel_log", lambda: _plain_log(self._host.kernel_log())))
 
@@ -210,11 +205,6 @@ def _integer(value: Any) -> int:
     return value
 
 
-def _registers(value: Any) -> tuple[int, int, int, int]:
-    eax, ebx, ecx, edx = (_integer(one) for one in value)
-    return eax, ebx, ecx, edx
-
-
 def _plain_status(status: FileStatus) -> dict[str, Any]:
     return {
         "kind": status.kind,
@@ -282,7 +272,6 @@ _FORMS: Final[Mapping[str, Callable[[Any], object]]] = {
     "entries": _strings,
     "status": _status,
     "msr": _integer,
-    "cpuid": _registers,
     "kernel_log": _log,
     "kernel_release": _string,
     "program": _string,
