@@ -42,6 +42,11 @@ SHOWN = 16
 @click.option("--vcpus", default=2, show_default=True, help="Virtual CPUs.")
 @click.option("--memory", "memory_mib", default=2048, show_default=True, help="Memory in MiB.")
 @click.option(
+    "--module",
+    type=EXISTING_FILE,
+    help="TDX module file of the host, for MRSEAM: a .blob, or a module with its sigstruct beside it.",
+)
+@click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -69,6 +74,7 @@ def predict(
     append: str,
     vcpus: int,
     memory_mib: int,
+    module: Path | None,
     output: Path | None,
     corim: Path | None,
     portable: bool,
@@ -96,10 +102,13 @@ def predict(
         direct_kernel=DirectKernel(kernel.absolute(), initrd.absolute() if initrd else None, append)
         if kernel
         else None,
+        module=module,
     )
     with progress_display() as display:
         workshop = Workshop(surroundings(), mirror=mirror, require_fresh=require_fresh, report=display.report)
         result = predict_machine(request, surroundings(), workshop)
+        for note in result.notes:
+            display.note(note)
         title = name or (image or result.launch.firmware).name
         reference = Reference.of(result.prediction, title, portable=portable)
         if corim is not None:

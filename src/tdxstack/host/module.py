@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from tdxstack.abi.seam_sigstruct import SeamSigstruct
 from tdxstack.abi.tdx_blob import MAX_MODULE_PAGES, MAX_SIGSTRUCT_PAGES, PAGE, SIGNATURE, VERSION_1, TdxBlob
-from tdxstack.errors import MalformedError, UnavailableError, UsageError
+from tdxstack.errors import MalformedError, RejectedError, UnavailableError, UsageError
 from tdxstack.verification.result import Check, Status, judged, ok
 
 MAX_FILE: Final = (1 + MAX_SIGSTRUCT_PAGES + MAX_MODULE_PAGES) * PAGE
@@ -165,7 +165,7 @@ def _sigstruct_of(path: Path) -> Path:
     if found is None:
         raise UsageError(
             f"there is no sigstruct beside {path}",
-            hint=f"name it with --sigstruct; {candidates[0].name} and {candidates[1].name} were looked for",
+            hint=f"put {candidates[0].name} or {candidates[1].name} there, or use a --sigstruct option",
         )
     return found
 
@@ -228,6 +228,21 @@ def check_file(module: ModuleFile, releases: Releases) -> list[Check]:
 
 def _unknown_signer(fingerprint: str) -> Check:
     return Check("module.signer", Status.WARNING, "Intel", fingerprint, "a key that tdxstack does not know")
+
+
+def read_sound_module(path: Path, releases: Releases) -> ModuleFile:
+    """Read a module that a SEAM loader would take on a production CPU.
+
+    Raises `RejectedError` where hash, signature or signing mode are wrong, and what `read_module` raises.
+    """
+    module = read_module(path, None, releases)
+    wrong = next((check for check in check_file(module, releases) if check.status is Status.FAIL), None)
+    if wrong is not None:
+        raise RejectedError(
+            f"no TD will run on the module {path}: {wrong.detail}",
+            hint="take a TDX module release of Intel's; `tdx host module show` shows what a file is",
+        )
+    return module
 
 
 def cpu_name(signature: int) -> str:

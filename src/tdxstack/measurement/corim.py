@@ -1,8 +1,8 @@
 """Reference values as a CoRIM: the form in which other verifiers take them.
 
 Source: draft-ietf-rats-corim-10 (sections 4 and 5). The result is a tagged unsigned CoRIM with one CoMID. Its
-environment is a class by vendor and model; MRTD is a measurement of that key, the RTMRs are integrity
-registers. Digests are SHA-384, number 7 of IANA's Named Information Hash Algorithm Registry.
+environment is a class by vendor and model; MRTD and MRSEAM are measurements of that key, the RTMRs are
+integrity registers. Digests are SHA-384, number 7 of IANA's Named Information Hash Algorithm Registry.
 """
 
 from __future__ import annotations
@@ -60,9 +60,10 @@ def to_corim(reference: Reference) -> bytes:
 
 def _measurements(values: dict[str, bytes]) -> list[dict[int, object]]:
     found: list[dict[int, object]] = []
-    mrtd = values.pop("mrtd", None)
-    if mrtd is not None:
-        found.append({_MEASUREMENT_KEY: "mrtd", _MEASUREMENT_VALUES: {_DIGESTS: [[SHA384, mrtd]]}})
+    for name in ("mrseam", "mrtd"):
+        if name in values:
+            digests = [[SHA384, values.pop(name)]]
+            found.append({_MEASUREMENT_KEY: name, _MEASUREMENT_VALUES: {_DIGESTS: digests}})
     if values:
         registers = {name: [[SHA384, value]] for name, value in values.items()}
         found.append({_MEASUREMENT_KEY: "rtmr", _MEASUREMENT_VALUES: {_INTEGRITY_REGISTERS: registers}})

@@ -69,16 +69,26 @@ def unknown_rest(meaning: str, source: str, reason: str) -> list[ExpectedEvent]:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """All events in the order in which they are logged, and MRTD in both orders of adding pages."""
+    """All events in the order in which they are logged, and MRTD in both orders of adding pages.
+
+    `mrseam` has 48 bytes; None where it is not said which TDX module will run.
+    """
 
     events: tuple[ExpectedEvent, ...]
     mrtd: Mrtd
+    mrseam: bytes | None = None
 
     @property
     def registers(self) -> Mapping[str, bytes | None]:
-        """MRTD (single pass, as upstream VMMs add pages) and the RTMRs; None for what cannot be known."""
-        return {"mrtd": self.mrtd.single_pass} | {
-            name: fold(self.events, name) for name in PREDICTED_REGISTERS
+        """MRTD (single pass, as upstream VMMs add pages) and the RTMRs; None for what cannot be known.
+
+        MRSEAM comes first where the module is known, and is absent otherwise.
+        """
+        module = {"mrseam": self.mrseam} if self.mrseam is not None else {}
+        return {
+            **module,
+            "mrtd": self.mrtd.single_pass,
+            **{name: fold(self.events, name) for name in PREDICTED_REGISTERS},
         }
 
     @property

@@ -32,7 +32,7 @@ from tdxstack.measurement.expected import PREDICTED_REGISTERS, ExpectedEvent, Pr
 
 TYPE: Final = "tdxstack reference values"
 VERSION: Final = 1
-REGISTERS: Final = ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
+REGISTERS: Final = ("mrseam", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
 DIGEST_SIZE: Final = 48
 MAX_SIZE: Final = 4 << 20
 """Bytes of a file that is read."""
@@ -79,7 +79,10 @@ class Reference:
         HOB, ACPI and SMBIOS events open, so that machines of different sizes share one reference: whoever
         starts the TD may then choose what those tables say.
         """
-        registers = {"mrtd": tuple(dict.fromkeys((prediction.mrtd.single_pass, prediction.mrtd.two_pass)))}
+        registers: dict[str, tuple[bytes, ...]] = {}
+        if prediction.mrseam is not None:
+            registers["mrseam"] = (prediction.mrseam,)
+        registers["mrtd"] = tuple(dict.fromkeys((prediction.mrtd.single_pass, prediction.mrtd.two_pass)))
         events = {}
         for register in PREDICTED_REGISTERS:
             own = tuple(

@@ -53,7 +53,7 @@ def _check_events(
         return unknown(check_id, log.problem)
     number = int(name.removeprefix("rtmr")) if name.startswith("rtmr") else None
     if number is None:
-        return unknown(check_id, "MRTD has no events; pin its value")
+        return unknown(check_id, f"{name.upper()} has no events; pin its value")
     replayed = log.then(lambda parsed: replay(parsed.events))
     if replayed.value is None or replayed.value[number] != measured:
         return fail(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tdxstack.errors import CommandError
 from tdxstack.files import Directories
 from tdxstack.firmware.find import read_image
+from tdxstack.host.module import ModuleFile, Releases, read_sound_module
 from tdxstack.machine.qemu_command import build_qemu_command
 from tdxstack.machine.spec import DirectKernel, EmulatedTd, MachineSpec, TdSettings
 from tdxstack.machine.stopped import Launch
@@ -25,7 +27,10 @@ PLACEHOLDER = "prediction"
 
 @dataclass(frozen=True, slots=True)
 class PredictRequest:
-    """What to predict: a machine by name, or a new one. What is left out is as `tdx up` would have it."""
+    """What to predict: a machine by name, or a new one. What is left out is as `tdx up` would have it.
+
+    `module` is the TDX module file of the host that will run it; without it MRSEAM is not predicted.
+    """
 
     name: str = ""
     platform: Platform | None = None
@@ -34,16 +39,18 @@ class PredictRequest:
     vcpus: int = 2
     memory_mib: int = 2048
     direct_kernel: DirectKernel | None = None
+    module: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PredictResult:
-    """The prediction, and of what."""
+    """The prediction, of what, and what to know of it besides."""
 
     prediction: Prediction
     emulated: bool
     launch: Launch
     disk: Path | None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """The document that `tdx predict --json` prints (docs/reference/json.md)."""
@@ -64,8 +71,11 @@ class PredictResult:
 def predict_machine(request: PredictRequest, surroundings: Surroundings, workshop: Workshop) -> PredictResult:
     """Predict every event of a machine's boot, without booting it.
 
-    Raises `UsageError` where there is no such machine, and what finding or fetching the parts raises.
+    Raises `UsageError` where there is no such machine, and what finding, fetching or reading the parts
+    raises.
     """
+    releases = Releases.load()
+    module = read_sound_module(request.module, releases) if request.module else None
     store = MachineStore(surroundings.directories)
     if request.name:
         state = store.load(request.name)
@@ -77,8 +87,19 @@ def predict_machine(request: PredictRequest, surroundings: Surroundings, worksho
     else:
         launch, emulated, disk = _new_machine(request, surroundings, workshop, store)
     machine = _hardware(launch, surroundings.directories, emulated=emulated)
-    firmware = read_image(launch.firmware)
-    return PredictResult(predict(launch, firmware, machine, disk), emulated, launch, disk)
+    prediction = predict(launch, read_image(launch.firmware), machine, disk)
+    if module is None:
+        return PredictResult(prediction, emulated, launch, disk)
+    notes = tuple(_module_notes(module, releases, emulated=emulated))
+    return PredictResult(replace(prediction, mrseam=module.mrseam), emulated, launch, disk, notes)
+
+
+def _module_notes(module: ModuleFile, releases: Releases, *, emulated: bool) -> Iterator[str]:
+    """What may keep a TD from showing the MRSEAM of the file."""
+    if module.signer not in releases.signers:
+        yield f"{module.path} is signed with a key that tdxstack does not know; a CPU may refuse it"
+    if emulated:
+        yield "mrseam is for TDX hardware: an emulated TD runs on no TDX module and has an MRSEAM of its own"
 
 
 def _new_machine(

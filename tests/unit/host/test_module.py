@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from tdxstack.abi.seam_sigstruct import DEBUG_SIGNED
 from tdxstack.abi.tdx_blob import VERSION_1, VERSION_2, TdxBlob
-from tdxstack.errors import MalformedError, UnavailableError, UsageError
+from tdxstack.errors import MalformedError, RejectedError, UnavailableError, UsageError
 from tdxstack.host.module import (
     ModuleFile,
     Release,
@@ -18,6 +19,7 @@ from tdxstack.host.module import (
     cpu_name,
     parse_mapping,
     read_module,
+    read_sound_module,
     signature_holds,
     version_key,
 )
@@ -66,6 +68,22 @@ def test_a_sigstruct_is_found_under_both_names_that_intel_uses(tmp_path: Path) -
     assert read_module(path, None, RELEASES).version == ""
     with pytest.raises(UsageError, match="is a sigstruct"):
         read_module(tmp_path / "intel_tdx_module.so.sigstruct", None, RELEASES)
+
+
+def test_only_a_module_that_the_seam_loader_takes_is_sound(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    assert read_sound_module(path, RELEASES).mrseam == hashlib.sha384(MODULE).digest()
+    path.write_bytes(MODULE + bytes(4096))
+    with pytest.raises(RejectedError, match="not of one release"):
+        read_sound_module(path, RELEASES)
+    path.write_bytes(MODULE)
+    for sigstruct, reason in (
+        (replace(signed(), minor_svn=12), "changed or is damaged"),
+        (signed(module_type=DEBUG_SIGNED), "debug-signed"),
+    ):
+        path.with_suffix(".sigstruct").write_bytes(sigstruct.to_bytes())
+        with pytest.raises(RejectedError, match=reason):
+            read_sound_module(path, RELEASES)
 
 
 def test_the_version_is_that_of_the_mrseam_and_else_of_the_name(tmp_path: Path) -> None:

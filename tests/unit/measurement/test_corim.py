@@ -72,6 +72,13 @@ def test_the_manifest_has_one_tag_with_a_triple_for_each_combination() -> None:
     }
 
 
+def test_the_module_is_a_measurement_of_its_own() -> None:
+    _, manifest = read(to_corim(Reference("web", {"mrtd": (A,), "mrseam": (B,)}, {})))
+    ((_, comid_bytes),) = manifest[1]
+    ((_, measurements),) = read(comid_bytes)[4][0]
+    assert measurements == [{0: name, 1: {2: [[7, value]]}} for name, value in (("mrseam", B), ("mrtd", A))]
+
+
 def test_the_encoding_does_not_depend_on_the_order_of_registers() -> None:
     registers = {"mrtd": (A,), "rtmr0": (B,), "rtmr1": (C,)}
     backwards = dict(reversed(registers.items()))

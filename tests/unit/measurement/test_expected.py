@@ -128,3 +128,10 @@ def test_what_follows_an_unknown_step_is_unknown_in_every_register_and_in_no_ref
     assert [prediction.registers[name] for name in ("rtmr0", "rtmr1", "rtmr2")] == [None, None, None]
     reference = Reference.of(prediction, "name")
     assert (list(reference.registers), list(reference.events)) == (["mrtd"], [])
+
+
+def test_mrseam_is_a_register_where_the_module_is_known() -> None:
+    assert list(Prediction((A,), MRTD).registers) == ["mrtd", "rtmr0", "rtmr1", "rtmr2"]
+    known = Prediction((A,), MRTD, mrseam=b"\5" * 48).to_json()["registers"]
+    assert isinstance(known, dict)
+    assert next(iter(known.items())) == ("mrseam", "05" * 48)

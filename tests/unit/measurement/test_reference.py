@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,6 +41,13 @@ def test_a_portable_reference_leaves_out_what_the_size_of_the_machine_decides() 
     open_ = [event.meaning for register, event in reference.open_events() if register == "rtmr0"]
     assert open_ == ["TD HOB", "ACPI tables from the VMM", "SMBIOS table"]
     assert {event.reason for event in reference.events["rtmr0"]} == {MACHINE_SIZE, ""}
+
+
+def test_the_module_is_pinned_where_it_is_known() -> None:
+    reference = Reference.of(replace(PREDICTION, mrseam=b"\3" * 48), "web", portable=True)
+    assert reference.registers["mrseam"] == (b"\3" * 48,)
+    assert Reference.from_json(reference.to_json()) == reference
+    assert "mrseam" not in Reference.of(PREDICTION, "web").registers
 
 
 @pytest.mark.parametrize("portable", [False, True])

@@ -54,6 +54,15 @@ def test_one_of_the_values_is_enough(recorded: Recorded) -> None:
     assert (check.id, check.status, check.found) == ("reference.mrtd", Status.FAIL, mrtd.hex())
 
 
+def test_the_module_is_held_against_the_quotes_mrseam(recorded: Recorded) -> None:
+    mrseam = body_of(recorded).mrseam
+    check = checked(recorded, values("mrseam", mrseam))
+    assert (check.id, check.status) == ("reference.mrseam", Status.OK)
+    assert checked(recorded, values("mrseam", b"\1" * 48)).status is Status.FAIL
+    pinned = Reference("test", {}, {"mrseam": events_of(recorded, 0)})
+    assert checked(recorded, pinned).detail == "MRSEAM has no events; pin its value"
+
+
 def test_all_events_and_no_others(recorded: Recorded) -> None:
     all_ = events_of(recorded, 0)
     assert len(all_) > 1

@@ -44,7 +44,8 @@ def read_side(name: str, data: bytes, texts: Iterable[str] = ()) -> Side:
 def _of_report(name: str, data: bytes, texts: Iterable[str]) -> Side:
     report = TdReport.parse(data)
     info = report.td_info
-    registers = {"mrtd": info.mrtd} | {f"rtmr{number}": value for number, value in enumerate(info.rtmrs)}
+    registers = {"mrseam": report.tcb_info.mrseam, "mrtd": info.mrtd}
+    registers |= {f"rtmr{number}": value for number, value in enumerate(info.rtmrs)}
     return Side(name, "TDREPORT", registers)
 
 

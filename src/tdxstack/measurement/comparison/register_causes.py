@@ -1,10 +1,22 @@
-"""Causes that no event shows: of MRTD, which has no log, and of extensions that were never logged."""
+"""Causes that no event shows: of MRSEAM and MRTD, which have no log, and of extensions never logged."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from tdxstack.measurement.comparison.cause import Case, Cause
+
+
+def _mrseam(case: Case) -> Iterator[Cause]:
+    a, b = case.a.registers.get("mrseam"), case.b.registers.get("mrseam")
+    if a is not None and b is not None and a != b:
+        yield Cause(
+            "tdx-module",
+            "The TDX modules differ: other releases, or one side is emulated.",
+            "`tdx host module show FILE` gives the MRSEAM of a file; update the host or the reference.",
+            (),
+            ("mrseam",),
+        )
 
 
 def _mrtd(case: Case) -> Iterator[Cause]:
@@ -33,7 +45,7 @@ def _unlogged(case: Case) -> Iterator[Cause]:
     """Registers that were extended without a word in the log."""
     for side in (case.a, case.b):
         for register, value in side.registers.items():
-            folded = side.folded(register) if register != "mrtd" else None
+            folded = side.folded(register)
             if folded is None or folded == value:
                 continue
             if register == "rtmr3":
@@ -48,6 +60,7 @@ def _unlogged(case: Case) -> Iterator[Cause]:
 
 
 REGISTER_RULES = (
+    _mrseam,
     _mrtd,
     _unlogged,
 )

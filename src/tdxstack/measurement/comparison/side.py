@@ -12,7 +12,9 @@ from tdxstack.measurement.describe import describe
 from tdxstack.measurement.replay import extend
 
 BOOT_ORDER = "boot order"
-REGISTERS = ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
+WITHOUT_EVENTS = ("mrseam", "mrtd")
+"""Registers that no log tells of."""
+REGISTERS = (*WITHOUT_EVENTS, "rtmr0", "rtmr1", "rtmr2", "rtmr3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class Side:
 
     def folded(self, register: str) -> bytes | None:
         """What the entries make of a register; None where there is no log or an entry without a digest."""
-        if self.entries is None or register in self.unlogged:
+        if self.entries is None or register in self.unlogged or register in WITHOUT_EVENTS:
             return None
         value = bytes(48)
         for entry in self.of_register(register):

@@ -20,6 +20,7 @@ SMBIOS = UUID("eb9d2d31-2d88-11d3-9a16-0090273fc14d")
 LOAD_OPTIONS, INITRD = 0x8F3B22ED, 0x8F3B22EC
 END_OF_PATH = bytes.fromhex("7fff0400")
 GIB = 1 << 30
+MRSEAM = b"\5" * 48
 MRTD = bytes([0xA7]) * 48
 RTMR0, RTMR1, RTMR2, RTMR3 = 1, 2, 3, 4
 
@@ -132,7 +133,7 @@ PLAIN: tuple[Event, ...] = (
 def side(name: str, events: tuple[Event, ...], texts: tuple[str, ...] = (), rtmr3: bytes = bytes(48)) -> Side:
     """A TD that logged `events`."""
     registers = dict(zip(("rtmr0", "rtmr1", "rtmr2", "rtmr3"), replay(events), strict=True))
-    registers |= {"mrtd": MRTD, "rtmr3": rtmr3}
+    registers |= {"mrseam": MRSEAM, "mrtd": MRTD, "rtmr3": rtmr3}
     return Side(name, "evidence", registers, entries_of_log(events, texts))
 
 

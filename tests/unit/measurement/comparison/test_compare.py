@@ -163,6 +163,14 @@ def test_two_passes_of_mrtd() -> None:
     assert causes(compare(A, b)) == ["firmware-file"]
 
 
+def test_another_tdx_module() -> None:
+    comparison = compare(A, replace(A, registers={**A.registers, "mrseam": b"\1" * 48}))
+    assert causes(comparison) == ["tdx-module"]
+    assert comparison.unexplained_registers == ()
+    unknown = {name: value for name, value in A.registers.items() if name != "mrseam"}
+    assert compare(A, replace(A, registers=unknown)).equal
+
+
 def test_rtmr3_without_a_log_is_told_apart_from_a_log_that_does_not_replay() -> None:
     assert causes(compare(A, side("b", PLAIN, rtmr3=b"\1" * 48))) == ["unlogged-rtmr3"]
     b = replace(side("b", PLAIN), registers={**A.registers, "rtmr1": b"\1" * 48})
@@ -197,4 +205,4 @@ def test_the_reference_lists_the_causes() -> None:
     rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
     listed = set(re.findall(r"`([a-z0-9-]+)`", " ".join(rows)))
     unlogged = {f"unlogged-rtmr{number}" for number in range(4)}
-    assert listed == {*CHANGES, *unlogged, "acpi-tables", "mrtd-two-pass", "firmware-file"}
+    assert listed == {*CHANGES, *unlogged, "acpi-tables", "mrtd-two-pass", "firmware-file", "tdx-module"}

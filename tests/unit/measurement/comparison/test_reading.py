@@ -59,7 +59,8 @@ def test_a_prediction_says_of_which_machine_it_is() -> None:
 
 def test_evidence_report_and_quote(tmp_path: Path) -> None:
     evidence = synthetic_boot(pki_in(tmp_path / "pki", TIME), TIME).evidence
-    info = TdReport.parse(evidence.tdreport).td_info
+    report = TdReport.parse(evidence.tdreport)
+    info = report.td_info
     for name, data in (
         ("evidence", evidence.to_json().encode()),
         ("TDREPORT", evidence.tdreport),
@@ -68,6 +69,7 @@ def test_evidence_report_and_quote(tmp_path: Path) -> None:
         read = read_side(name, data)
         assert read.kind == name
         assert read.registers["mrtd"] == info.mrtd
+        assert read.registers["mrseam"] == report.tcb_info.mrseam
         assert [read.registers[f"rtmr{number}"] for number in range(4)] == list(info.rtmrs)
 
 
