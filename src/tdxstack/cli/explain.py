@@ -16,7 +16,15 @@ from rich.text import Text
 from tdxstack.cli import json_option, print_json
 from tdxstack.errors import UsageError
 from tdxstack.host.explain import CODE_ALONE, MAX_TEXT, Finding, explain_text
-from tdxstack.host.explain_codes import CodeFinding, Numbers, explain_name, explain_number, number_in
+from tdxstack.host.explain_codes import (
+    CodeFinding,
+    Numbers,
+    explain_mentioned,
+    explain_name,
+    explain_number,
+    number_in,
+    similar_names,
+)
 from tdxstack.host.explain_tables import load
 from tdxstack.terminal import printable
 
@@ -33,10 +41,10 @@ NOTHING = (
 def explain(context: click.Context, what: Sequence[str], as_json: bool) -> None:
     """Explain a status code, an error message or a whole log: meaning, likely cause, next step.
 
-    Knows the status codes of the TDX module and the SEAM loader (hexadecimal or decimal), error codes
-    of DCAP, QGS and libtdx_attest, and messages of the kernel, KVM, QEMU, libvirt, QGS, PCCS and TDs.
-    A number that means something in several families is explained for each. Of a log (a FILE, or - for
-    standard input), each thing is told once, the likeliest first cause first.
+    Knows the status codes of the TDX module and the SEAM loader (hexadecimal, also their upper half alone,
+    or decimal), error codes of DCAP, QGS and libtdx_attest, and messages of the kernel, KVM, QEMU, libvirt,
+    QGS, PCCS and TDs. A number that means something in several families is explained for each. Of a log (a
+    FILE, or - for standard input), each thing is told once, the likeliest first cause first.
 
     Exit code 0 if something was recognised, 1 if nothing was.
 
@@ -48,19 +56,28 @@ def explain(context: click.Context, what: Sequence[str], as_json: bool) -> None:
     """
     tables = load()
     text = _text(what)
-    codes = explain_name(text, tables)
+    numbers = Numbers(tables)
     number = number_in(text)
-    if number is not None:
-        codes = explain_number(number, Numbers(tables))
+    codes = explain_name(text, numbers) if number is None else explain_number(number, numbers)
     findings = [] if codes or number is not None else explain_text(text, tables)
+    if not codes and not findings and "\n" not in text.strip():
+        codes = explain_mentioned(text, numbers)
+    known = bool(codes or findings)
+    similar = [] if known else similar_names(text, tables)
     if as_json:
-        documents = [_code_document(one) for one in codes], [_finding_document(one) for one in findings]
-        print_json({"recognised": bool(codes or findings), "codes": documents[0], "findings": documents[1]})
-    elif codes or findings:
+        print_json(
+            {
+                "recognised": known,
+                "codes": [_code_document(one) for one in codes],
+                "findings": [_finding_document(one) for one in findings],
+                "similar": similar,
+            }
+        )
+    elif known:
         _show(codes, findings)
     else:
-        click.echo(NOTHING)
-    if not codes and not findings:
+        click.echo(f"there is no such name; known is: {', '.join(similar)}" if similar else NOTHING)
+    if not known:
         context.exit(1)
 
 

@@ -11,6 +11,8 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from itertools import islice
 from typing import Final
 
 from tdxstack.host.explain_tables import Code, Tables
@@ -25,8 +27,15 @@ _DETAILS: Final = 0xFFFFFFFF
 _ALL_ONES: Final = (1 << 64) - 1
 
 _NUMBER = re.compile(r"[+-]?(?:0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})")
-_BARE_HEX = re.compile(r"(?=[0-9]{0,15}[a-fA-F])[0-9a-fA-F]{8,16}")
+_BARE_HEX = re.compile(r"(?=[0-9]{0,15}[a-fA-F])(?:[0-9a-fA-F]{8,16}|[0-9a-fA-F]{4})")
+_MENTIONED = re.compile(
+    r"(?<![\w.])(?:0[xX](?P<hex>[0-9a-fA-F]{1,16})|(?P<name>[A-Za-z][A-Za-z0-9]{1,9}_\w{3,70}))\b"
+)
+_NAME = re.compile(r"[A-Za-z0-9]{1,10}_\w{3,70}")
 _LEAF = re.compile(r"seamcall \(0x([0-9a-f]{1,16})\)")
+
+MENTIONED: Final = 8
+"""Numbers and names of one line that are explained."""
 
 _WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "get-quote": ("quote",),
@@ -98,22 +107,48 @@ def number_in(text: str) -> int | None:
     return int(words, 16) if _BARE_HEX.fullmatch(words) else None
 
 
-def explain_name(name: str, tables: Tables) -> list[CodeFinding]:
+def explain_name(name: str, numbers: Numbers) -> list[CodeFinding]:
     """The codes with this name, such as TDX_SYS_NOT_READY."""
-    numbers = Numbers(tables)
     return [
         one
-        for code in tables.of_name(name.strip())
+        for code in numbers.tables.of_name(name.strip())
         for one in explain_number(code.number, numbers)
         if one.name == code.name
     ]
 
 
 def explain_number(number: int, numbers: Numbers) -> list[CodeFinding]:
-    """All that a 64-bit number can mean, one finding for each family that has it."""
+    """All that a 64-bit number can mean, one finding for each family that has it.
+
+    A number of 32 bits that means nothing itself may be the upper half of a status, which is how it is often
+    told.
+    """
     status = _status(number, numbers)
     exact = [_plain(code) for code in numbers.exact.get(number, ())]
-    return [status, *exact] if status else exact
+    found = [status, *exact] if status else exact
+    if not found and number <= _DETAILS and number << 32 & (ERROR | NON_RECOVERABLE):
+        whole = _status(number << 32, numbers)
+        return [whole] if whole and whole.name != UNKNOWN_STATUS else []
+    return found
+
+
+def explain_mentioned(line: str, numbers: Numbers) -> list[CodeFinding]:
+    """The codes and their names in a line that somebody asks about, without doubt whether they are such."""
+    found: list[CodeFinding] = []
+    for match in islice(_MENTIONED.finditer(line), MENTIONED):
+        hexadecimal, name = match["hex"], match["name"]
+        ones = explain_name(name, numbers) if name else explain_number(int(hexadecimal, 16), numbers)
+        found += [one for one in ones if one not in found]
+    return found
+
+
+def similar_names(word: str, tables: Tables) -> list[str]:
+    """The names of codes that a word nearly is."""
+    if not _NAME.fullmatch(word.strip()):
+        return []
+    return get_close_matches(
+        word.strip().upper(), {code.name: None for code in tables.codes}, n=3, cutoff=0.8
+    )
 
 
 def in_log(number: int, around: str, numbers: Numbers) -> list[CodeFinding]:

@@ -13,7 +13,7 @@ from tdxstack.cli.explain import explain
 from tdxstack.errors import UsageError
 from tdxstack.host import explain as explain_module
 from tdxstack.host.explain import explain_text
-from tdxstack.host.explain_codes import Numbers, explain_name, explain_number, number_in
+from tdxstack.host.explain_codes import Numbers, explain_mentioned, explain_name, explain_number, number_in
 from tdxstack.host.explain_tables import LAYERS, load
 
 TABLES = load()
@@ -50,6 +50,8 @@ def names(number: int) -> list[str]:
         ("-4611680367687237632", (1 << 64) - 4611680367687237632),
         ("0xe011", 0xE011),
         (" 4 ", 4),
+        ("e011", 0xE011),
+        ("cafes", None),
         ("TDX", None),
         ("12345678", 12345678),
         ("0x10000000000000000", None),
@@ -102,8 +104,40 @@ def test_other_numbers_are_nothing(number: int) -> None:
 
 
 def test_names_are_explained_as_their_numbers_are() -> None:
-    assert [code.number for code in explain_name("tdx_sys_not_ready", TABLES)] == [0xC000050500000000]
-    assert explain_name("TDX_NO_SUCH_THING", TABLES) == []
+    assert [code.number for code in explain_name("tdx_sys_not_ready", NUMBERS)] == [0xC000050500000000]
+    assert explain_name("TDX_NO_SUCH_THING", NUMBERS) == []
+
+
+@pytest.mark.parametrize("number", [0xC0000100, 0x80000203, 0xE0000505])
+def test_the_upper_half_of_a_status_is_taken_for_the_whole(number: int) -> None:
+    assert explain_number(number, NUMBERS) == explain_number(number << 32, NUMBERS) != []
+
+
+@pytest.mark.parametrize("number", [0xC0009EEE, 0x00000505, 0xC0000000])
+def test_other_halves_are_nothing(number: int) -> None:
+    assert explain_number(number, NUMBERS) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("Error 0xe039", ["SGX_QL_QEIDENTITY_CHAIN_ERROR"]),
+        ("it failed: SGX_QL_NO_PLATFORM_CERT_DATA.", ["SGX_QL_NO_PLATFORM_CERT_DATA"]),
+        ("tdx_att_get_quote failed: 0x8", ["TDX_ATTEST_ERROR_QUOTE_FAILURE"]),
+        ("0xe011 (SGX_QL_NO_PLATFORM_CERT_DATA)", ["SGX_QL_NO_PLATFORM_CERT_DATA"]),
+    ],
+)
+def test_what_somebody_asks_about_is_a_code(line: str, expected: list[str]) -> None:
+    assert [one.name for one in explain_mentioned(line, NUMBERS)] == expected
+    result = run([line])
+    assert result.exit_code == 0 and expected[0] in result.stdout
+
+
+def test_a_name_that_is_nearly_right_is_answered_with_the_right_one() -> None:
+    result = run(["SGX_QL_TCBINFO_EXPIRED"])
+    assert result.exit_code == 1
+    assert "SGX_QL_SGX_TCB_INFO_EXPIRED" in result.stdout
+    assert json.loads(run(["SGX_QL_TCBINFO_EXPIRED", "--json"]).stdout)["similar"]
 
 
 def test_the_codes_of_both_quote_libraries_say_the_same() -> None:
@@ -219,7 +253,7 @@ def test_command_reads_standard_input_and_files(tmp_path: Path) -> None:
 def test_command_says_nothing_was_recognised_in_json() -> None:
     result = run(["0xdeadbeef", "--json"])
     assert result.exit_code == 1
-    assert json.loads(result.stdout) == {"recognised": False, "codes": [], "findings": []}
+    assert json.loads(result.stdout) == {"recognised": False, "codes": [], "findings": [], "similar": []}
 
 
 def test_command_says_that_a_file_is_missing() -> None:
