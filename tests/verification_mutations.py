@@ -328,8 +328,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("old-tcb-info", "tcb_info.freshness", _next_update(with_tcb_info)),
     Mutation("future-tcb-info", "tcb_info.freshness", _issued_later(with_tcb_info)),
     Mutation("tcb-evaluation", "tcb_info.freshness", _evaluation_floor),
-    Mutation("fmspc", "tcb_info.fmspc", _set(with_tcb_info, fmspc="00806F050000")),
-    Mutation("pce-id", "tcb_info.fmspc", _set(with_tcb_info, pceId="0001")),
+    Mutation("fmspc", "tcb_info.fmspc", _set(with_tcb_info, fmspc="00806F050000"), ("tcb.status",)),
+    Mutation("pce-id", "tcb_info.fmspc", _set(with_tcb_info, pceId="0001"), ("tcb.status",)),
     Mutation(
         "mrsignerseam",
         "tcb.module",

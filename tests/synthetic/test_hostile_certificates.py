@@ -334,7 +334,9 @@ def test_a_platform_is_what_its_certificate_says(shop: Workshop) -> None:
     """PCE-ID and FMSPC are compared with TCB info, whatever else fits."""
     for platform in (EmulatedPlatform(pce_id=b"\0\1"), EmulatedPlatform(fmspc=b"\xfeOTHER")):
         quote = shop.quote(chain=shop.pck_chain(shop.pck_of(platform)))
-        assert shop.evidence(quote).failing() == ["tcb_info.fmspc"]
+        evidence = shop.evidence(quote)
+        assert evidence.failing() == ["tcb_info.fmspc", "tcb.status"]
+        assert evidence.verify().tcb is None
 
 
 def test_another_platforms_key_signs_nothing_here(shop: Workshop, other_shop: Workshop) -> None:

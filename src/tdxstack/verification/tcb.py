@@ -31,6 +31,8 @@ _ADVICE: Final = {
 }
 """What to do about a status, besides the updates that raise what is short."""
 
+_OTHER_PLATFORM: Final = "the TCB info is about another kind of platform"
+
 
 class PlatformSvns(NamedTuple):
     """What a quote says of security versions.
@@ -87,10 +89,10 @@ class Tcb:
             )
         evaluation, problem = None, info.problem or extension.problem
         if info.value is not None and extension.value is not None:
-            if is_td is (info.value.id == TDX):
+            if _subject(info.value) == (TDX if is_td else SGX, extension.value.fmspc, extension.value.pce_id):
                 evaluation = evaluate(info.value, extension.value, level, launch, current)
             else:
-                problem = f"the TCB info is about {info.value.id}"
+                problem = _OTHER_PLATFORM
         return cls(evaluation, problem, level, identity.problem, qe_shortfalls)
 
 
@@ -100,10 +102,8 @@ def check_platform(info: Loaded[TcbInfo], extension: Loaded[SgxExtension], body:
         return unknown("tcb_info.fmspc", info.problem or extension.problem)
     technology = SGX if isinstance(body, SgxReportBody) else TDX
     expected = _platform(technology, extension.value.fmspc, extension.value.pce_id)
-    found = _platform(info.value.id, info.value.fmspc, info.value.pce_id)
-    return judged(
-        "tcb_info.fmspc", expected == found, expected, found, "the TCB info is about another kind of platform"
-    )
+    found = _platform(*_subject(info.value))
+    return judged("tcb_info.fmspc", expected == found, expected, found, _OTHER_PLATFORM)
 
 
 def check_module(info: Loaded[TcbInfo], body: QuoteBody) -> Check:
@@ -208,6 +208,11 @@ def _advisories(advisories: tuple[str, ...]) -> list[str]:
 
 def _accepted(terms: Terms) -> str:
     return ", ".join(sorted(terms.policy.accepted_tcb_statuses)) or "nothing"
+
+
+def _subject(info: TcbInfo) -> tuple[str, bytes, bytes]:
+    """What the TCB info is about. The SVNs of any other kind of platform count something else."""
+    return info.id, info.fmspc, info.pce_id
 
 
 def _platform(technology: str, fmspc: bytes, pce_id: bytes) -> str:
