@@ -36,7 +36,7 @@ def check_log_format(log: Loaded[EventLog]) -> Check:
     if log.value is None:
         return fail("event_log.format", expected, "none", log.problem)
     agile = log.value.spec_id is not None
-    found = f"{'crypto-agile' if agile else 'legacy'}, {len(log.value.events)} events"
+    found = f"{'crypto-agile' if agile else 'legacy'}, {len(log.value.events) + agile} events"
     return judged("event_log.format", agile, expected, found, "TDs write crypto-agile logs only")
 
 
@@ -44,9 +44,10 @@ def check_log_digests(log: Loaded[EventLog]) -> Check:
     """event_log.digests: where an event's data is what was hashed, its digest is the data's."""
     if log.value is None:
         return unknown("event_log.digests", log.problem)
+    first = 0 if log.value.spec_id is None else 1  # the header of a crypto-agile log is its event 0
     wrong = [
         f"event {number} ({event.type_name})"
-        for number, event in enumerate(log.value.events)
+        for number, event in enumerate(log.value.events, first)
         if check_digest(event).status == "fail"
     ]
     return judged(

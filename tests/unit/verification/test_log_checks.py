@@ -7,6 +7,9 @@ import pytest
 
 from tdxstack.abi.sgx_report import SgxReportBody
 from tdxstack.abi.td_body import TdBody10
+from tdxstack.measurement.digests import check_digest
+from tdxstack.measurement.log_replay import replay_logs
+from tdxstack.measurement.logs import read_log
 from tdxstack.verification.log_checks import check_event_log
 from tdxstack.verification.result import Status
 from tests.recorded_boot import Recorded
@@ -49,6 +52,19 @@ def test_rtmr3_without_an_event_is_told_and_no_failure(boot: Recorded) -> None:
 def test_an_enclave_has_no_registers_to_compare(boot: Recorded) -> None:
     found = statuses(log_of(boot), SgxReportBody())
     assert {found[f"rtmr{number}.replay"] for number in range(4)} == {Status.UNKNOWN}
+
+
+def test_events_are_numbered_as_the_log_shows_them(boot: Recorded) -> None:
+    """The header of a crypto-agile log is event 0 for who counts and for who is told of a wrong digest."""
+    events = list(boot.log.events)
+    wrong = next(number for number, event in enumerate(events) if check_digest(event).status == "ok")
+    events[wrong] = replace(events[wrong], data=events[wrong].data + b"\0")
+    data = replace(boot.log, events=tuple(events)).to_bytes()
+    shown = read_log(data)
+    (number,) = replay_logs([shown]).wrong_digests
+    checks = {check.id: check.found for check in check_event_log(data, body_of(boot))}
+    assert checks["event_log.format"] == f"crypto-agile, {shown.count} events"
+    assert checks["event_log.digests"] == f"event {number} ({events[wrong].type_name})"
 
 
 @pytest.mark.parametrize("data", [b"", b"no log", bytes(64)])
