@@ -27,7 +27,7 @@ _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 def read_evidence(source: str) -> bytes:
     """The bytes of `source`, a file's name or "-" for standard input, decoded by `decode_evidence`.
 
-    Raises `UsageError` if there is no such file, and `MalformedError` if it is empty or holds more than
+    Raises `UsageError` if it cannot be read, and `MalformedError` if it is empty or holds more than
     `MAX_SIZE` bytes.
     """
     try:
@@ -36,9 +36,9 @@ def read_evidence(source: str) -> bytes:
         else:
             with Path(source).open("rb") as file:
                 data = _read_bounded(file)
-    except (FileNotFoundError, IsADirectoryError) as error:
+    except OSError as error:
         raise UsageError(
-            f"{source}: {error.strerror}", hint="give the name of a file, or - for standard input"
+            f"{source}: {error.strerror}", hint="give a file that you may read, or - for standard input"
         ) from None
     name = "standard input" if source == STDIN else source
     if not data:

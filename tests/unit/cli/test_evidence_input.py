@@ -78,6 +78,8 @@ def test_refuses_what_is_not_there_empty_or_too_long(tmp_path: Path, monkeypatch
         read_evidence(str(tmp_path / "ghost"))
     with pytest.raises(UsageError, match="Is a directory"):
         read_evidence(str(tmp_path))
+    with pytest.raises(UsageError, match="File name too long"):
+        read_evidence(str(tmp_path / ("x" * 300)))
     file = tmp_path / "empty"
     file.touch()
     with pytest.raises(MalformedError, match="empty is empty"):
