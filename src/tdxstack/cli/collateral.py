@@ -41,7 +41,7 @@ def collateral() -> None:
 def output_options(command: Command) -> Command:
     """Add `--output` and `--to`."""
     command = click.option(
-        "-o", "--output", metavar="FILE", required=True, help="File to write, or - for standard output."
+        "-o", "--output", metavar="FILE", default=STDOUT, help="File to write. [default: standard output]"
     )(command)
     return click.option(
         "--to",
@@ -84,7 +84,7 @@ def fetch(
     QUOTE is a file in binary, hex or base64, or - for standard input. What is fetched is kept, and not asked
     for again before a day has passed, the source says so, or it is out of date.
     """
-    _one_stdout(output, as_json)
+    _one_stdout(output, as_json and not dry_run)
     platform = _platform(quote, fmspc, ca, tee)
     if dry_run:
         urls = planned_urls(platform, source.service, source.evaluation)
@@ -151,7 +151,7 @@ def bundle(
 
     Of several collaterals for one platform and TCB evaluation that with the newest TCB info is taken.
     """
-    _one_stdout(output, as_json)
+    _one_stdout(output, as_json and not dry_run)
     everything = newest_of_each(one for file in files for one in _read(file))
     everything = _chosen(everything, fmspc, ca)
     if evaluation is not None:
@@ -212,14 +212,17 @@ def _write(
         print_json({"output": output, "form": form, "collateral": [_summary(one) for one in contents]})
         return
     verb = "would write" if dry_run else "wrote"
+    taken = output == STDOUT and not dry_run
     for one in contents:
-        click.echo(f"{verb}  {title(one)}, until {day(one.end)}", err=output == STDOUT)
-    click.echo(f"to  {output}  ({form} form, {len(data)} bytes)", err=output == STDOUT)
+        click.echo(f"{verb}  {title(one)}, until {day(one.end)}", err=taken)
+    click.echo(f"to  {output}  ({form} form, {len(data)} bytes)", err=taken)
 
 
 def _one_stdout(output: str, as_json: bool) -> None:
     if output == STDOUT and as_json:
-        raise UsageError("--json and -o - would both write to standard output", hint="name a file with -o")
+        raise UsageError(
+            "the collateral and --json would both go to standard output", hint="name a file with -o"
+        )
 
 
 def _summary(contents: Contents) -> dict[str, Any]:

@@ -158,6 +158,7 @@ def test_dry_run_prints_addresses_and_asks_nobody(boot: Recorded) -> None:
     )
     assert document["urls"][3] == "https://localhost:8081/sgx/certification/v4/rootcacrl"
     assert document["urls"][0].endswith("tcbEvaluationDataNumber=18")
+    assert json.loads(run("fetch", "--fmspc", OTHER, "--dry-run", "--json").stdout)["output"] == "-"
     assert list(Path().iterdir()) == []
 
 
@@ -295,10 +296,12 @@ def test_bundle_merges_and_converts(boot: Recorded, other: Recorded) -> None:
         == 2
     )
     assert not Path("four").exists()
+    assert run("bundle", "own", "--dry-run").stdout.splitlines()[-1].startswith("to  -  (own form")
 
 
 def test_output_goes_to_one_place(boot: Recorded) -> None:
     Path("one").write_bytes(boot.collateral.to_json())
     assert run("bundle", "one", "-o", "-").stdout_bytes == Path("one").read_bytes()
-    assert "both write" in refused("bundle", "one", "-o", "-", "--json").message
+    assert run("bundle", "one").stdout_bytes == Path("one").read_bytes()
+    assert "both go" in refused("bundle", "one", "--json").message
     assert "cannot be written" in refused("bundle", "one", "-o", "absent/file").message
