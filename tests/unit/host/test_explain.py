@@ -161,6 +161,17 @@ def test_the_first_cause_of_a_log_comes_first_and_notes_last() -> None:
     assert code.fields["function"] == "TDH.SYS.INIT"
 
 
+def test_what_kvm_cannot_know_is_no_first_cause() -> None:
+    log = (
+        "virt/tdx: initialization failed: Hibernation support is enabled\n"
+        "kvm_intel: TDX not supported by the host platform\n"
+    )
+    assert [one.id for one in explain_text(log, TABLES)] == [
+        "kernel.hibernation",
+        "kvm.not-supported-by-platform",
+    ]
+
+
 def test_each_thing_is_told_once_and_counted() -> None:
     log = "qgsd: tee_att_get_quote return 0x11011\n" * 3 + "qgsd: tee_att_get_quote return 0x1100d\n"
     (finding,) = explain_text(log, TABLES)
