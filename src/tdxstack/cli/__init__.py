@@ -5,6 +5,7 @@ Groups are imported only when they are used, so that `tdx --help` stays quick.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -136,5 +137,6 @@ def _report(words: list[str], message: str, hint: str, exit_code: int) -> int:
     if hint:
         click.echo(f"hint: {hint}", err=True)
     if "--json" in words:
-        print_json({"error": message, "hint": hint, "exit_code": exit_code})
+        with contextlib.suppress(OSError):  # where stdout itself is what failed, stderr has said so
+            print_json({"error": message, "hint": hint, "exit_code": exit_code})
     return exit_code

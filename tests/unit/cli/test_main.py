@@ -59,6 +59,22 @@ def test_errors_are_documents_too_with_json(tmp_path: Path) -> None:
     assert "ghost" in document["error"]
 
 
+@pytest.mark.parametrize("arguments", [["doctor"], ["doctor", "--json"]])
+def test_a_full_disk_behind_stdout_is_an_error_too(tmp_path: Path, arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tdxstack", *arguments],
+            env=environment(tmp_path),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 3
+    assert "No space left" in done.stderr.splitlines()[0]
+    assert len(done.stderr.splitlines()) == 2
+
+
 def test_tdx_debug_shows_where_an_error_comes_from(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tdxstack", "vm", "show", "ghost"],
