@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from tdxstack.abi.seam_sigstruct import SeamSigstruct
 from tdxstack.abi.tdx_blob import MAX_MODULE_PAGES, MAX_SIGSTRUCT_PAGES, PAGE, SIGNATURE, VERSION_1, TdxBlob
-from tdxstack.errors import MalformedError, RejectedError, UnavailableError, UsageError
+from tdxstack.errors import MalformedError, RejectedError, UsageError
 from tdxstack.verification.result import Check, Status, judged, ok
 
 MAX_FILE: Final = (1 + MAX_SIGSTRUCT_PAGES + MAX_MODULE_PAGES) * PAGE
@@ -132,7 +132,8 @@ class MappedRelease:
 def read_module(path: Path, sigstruct: Path | None, releases: Releases) -> ModuleFile:
     """Read a blob, or a module with its sigstruct: the one given, or the one beside it.
 
-    Raises `UsageError` where there is no sigstruct and `MalformedError` on anything that is no TDX module.
+    Raises `UsageError` where a file cannot be read or there is no sigstruct, and `MalformedError`
+    on anything that is no TDX module.
     """
     data = _read(path)
     if SIGNATURE in (data[4:12], data[8:16]):
@@ -163,9 +164,10 @@ def _sigstruct_of(path: Path) -> Path:
     candidates = (path.with_name(path.name + _SUFFIX), path.with_suffix(_SUFFIX))
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:
+        names = " or ".join(dict.fromkeys(candidate.name for candidate in candidates))
         raise UsageError(
             f"there is no sigstruct beside {path}",
-            hint=f"put {candidates[0].name} or {candidates[1].name} there, or use a --sigstruct option",
+            hint=f"put {names} there, or use a --sigstruct option",
         )
     return found
 
@@ -175,7 +177,9 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)
     except OSError as error:
-        raise UnavailableError(f"{path} cannot be read: {error.strerror}", hint="check the path") from None
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror}", hint="give a file that you may read"
+        ) from None
     if len(data) > MAX_FILE:
         raise MalformedError(
             f"{path} has more than {MAX_FILE} bytes, the most a TDX module has",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tdxstack.abi.seam_sigstruct import DEBUG_SIGNED
 from tdxstack.abi.tdx_blob import VERSION_1, VERSION_2, TdxBlob
-from tdxstack.errors import MalformedError, RejectedError, UnavailableError, UsageError
+from tdxstack.errors import MalformedError, RejectedError, UsageError
 from tdxstack.host.module import (
     ModuleFile,
     Release,
@@ -132,7 +132,7 @@ def test_other_files_are_malformed(tmp_path: Path, data: bytes) -> None:
 
 
 def test_absent_and_endless_files(tmp_path: Path) -> None:
-    with pytest.raises(UnavailableError, match="cannot be read"):
+    with pytest.raises(UsageError, match="cannot be read"):
         read_module(tmp_path / "none", None, RELEASES)
     with pytest.raises(MalformedError, match="more than"):
         read_module(Path("/dev/zero"), None, RELEASES)
