@@ -194,7 +194,7 @@ def qemu_suite(distribution: Distribution, system: System) -> str | None:
 
 def _new_enough(version: str) -> bool:
     match = _POLICY_VERSION.match(version)
-    return bool(match) and (int(match[1]), int(match[2])) >= QEMU_WITH_TDX if match else False
+    return match is not None and (int(match[1]), int(match[2])) >= QEMU_WITH_TDX
 
 
 def chosen(
