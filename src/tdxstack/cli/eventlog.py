@@ -10,6 +10,7 @@ from tdxstack.abi.td_body import TdBody10
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.evidence_input import read_evidence
 from tdxstack.errors import UsageError
+from tdxstack.measurement.log_profile import Origin
 from tdxstack.measurement.log_replay import Comparison, Replay, compare_rtmrs, replay_logs
 from tdxstack.measurement.logs import Log, LogEntry, LogKind, read_log
 from tdxstack.measurement.replay import Rtmrs
@@ -43,11 +44,18 @@ def show(source: str, kind: str | None, as_json: bool) -> None:
 
     A register proves the digests of a log. The column DATA says ok where the digest is that of the logged
     data, so that the words are proven with it, and nothing where the data only names what was hashed.
+
+    A TD's boot log ends with whose firmware wrote it: the releases of edk2 that measure like this, td-shim,
+    or what is nearest. This is read from the events, and proves nothing about the firmware; MRTD does.
     """
     log = read_log(read_evidence(source), LogKind(kind) if kind else None)
+    firmware = log.firmware
     if as_json:
         events = [_document(number, entry) for number, entry in enumerate(log.entries())]
-        print_json({"format": log.kind.value, "of_td": log.of_td, "count": log.count, "events": events})
+        for event, origin in zip(events, firmware.origins if firmware else (), strict=bool(firmware)):
+            event["origin"] = origin.value
+        head = {"format": log.kind.value, "of_td": log.of_td, "count": log.count}
+        print_json(head | {"firmware": firmware and firmware.to_json(), "events": events})
         return
     click.echo(_line("#", "REGISTER", "TYPE", "DIGEST", "DATA", "MEANING"))
     for number, entry in enumerate(log.entries()):
@@ -58,6 +66,11 @@ def show(source: str, kind: str | None, as_json: bool) -> None:
             )
         )
     click.echo(f"{log.count} events")
+    if firmware:
+        click.echo(f"firmware: {printable(firmware.summary)}")
+        unknown = [str(number) for number, origin in enumerate(firmware.origins) if origin is Origin.UNKNOWN]
+        if unknown:
+            click.echo(f"of nobody that tdx knows: events {', '.join(unknown)}")
 
 
 @eventlog.command()

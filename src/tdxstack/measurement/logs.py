@@ -29,6 +29,7 @@ from tdxstack.measurement.ima import (
     ALGORITHM_OF_SIZE,
     describe_ima,
 )
+from tdxstack.measurement.log_profile import Firmware, classify
 from tdxstack.measurement.replay import RTMR_COUNT
 from tdxstack.measurement.text import printable
 
@@ -87,6 +88,13 @@ class Log:
     def of_td(self) -> bool:
         """Whether all that it has is extended into RTMRs, with SHA-384 digests. IMA logs do not say so."""
         return self.kind is not LogKind.IMA and all(map(_is_rtmr_extension, filter(extends, self.parsed)))
+
+    @property
+    def firmware(self) -> Firmware | None:
+        """Whose firmware wrote it; None for a log that no firmware of a TD writes."""
+        if self.kind is not LogKind.TCG or not self.of_td or not any(map(extends, self.parsed)):
+            return None
+        return classify(tuple(self.entries()))
 
     def entries(self) -> Iterator[LogEntry]:
         """The measurements in order."""

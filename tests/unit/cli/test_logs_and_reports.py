@@ -11,15 +11,18 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from tdxstack.abi.event_log import ALG_SHA384, EventLog, SpecId
 from tdxstack.abi.quote import Quote, QuoteHeader, TdBody10
 from tdxstack.abi.sgx_report import SgxReportBody
 from tdxstack.abi.tdreport import ReportMac, TdInfo, TdReport, TeeTcbInfo
 from tdxstack.cli import tdx
 from tdxstack.errors import MalformedError, UsageError
+from tdxstack.measurement.profile import PROFILES
 from tdxstack.measurement.replay import Rtmrs
 from tdxstack.verification.emulated import EMULATED_MRSEAM
 from tests.unit.abi.test_hcl_report import packed as hcl_packed
 from tests.unit.abi.test_quote import SIGNATURE
+from tests.unit.measurement.test_log_profile import boot_log
 from tests.unit.measurement.test_logs import AAEL, CCEL, CCEL_RTMRS, IMA, TPM, header, sha
 
 REGISTERS = {f"rtmr{index}": value.hex() for index, value in enumerate(CCEL_RTMRS)}
@@ -156,11 +159,26 @@ def test_show(files: Path) -> None:
         "digests": {"sha384": sha(b"x").hex()},
         "digest_status": "ok",
         "meaning": "GRUB command: x",
+        "origin": "boot loader",
     }
     lines = run("eventlog", "show", str(files / "ccel")).stdout.splitlines()
     assert lines[0].split() == ["#", "REGISTER", "TYPE", "DIGEST", "DATA", "MEANING"]
     assert lines[4].endswith("ok    GRUB command: x")
     assert lines[5] == "4 events"
+    assert lines[6].startswith("firmware: ")
+
+
+def test_show_ends_with_whose_firmware_wrote_the_log() -> None:
+    events = boot_log(PROFILES[-1])
+    spec_id = SpecId(0, bytes(20), 0, 0, 2, 0, 2, ((ALG_SHA384, 48),), b"")
+    result = run("eventlog", "show", "-", data=EventLog(spec_id, events).to_bytes())
+    assert result.stdout.endswith("events\nfirmware: fits edk2-stable202505 to 202608\n")
+    strange = EventLog(spec_id, (*events, dataclasses.replace(events[0], type=0x1234))).to_bytes()
+    last, unknown = run("eventlog", "show", "-", data=strange).stdout.splitlines()[-2:]
+    assert last.endswith("nearest edk2-stable202505: 0x00001234 in RTMR0 is not edk2's")
+    assert unknown == f"of nobody that tdx knows: events {len(events) + 1}"
+    assert json.loads(run("eventlog", "show", "-", "--json", data=strange).stdout)["firmware"]["fits"] == []
+    assert json.loads(run("eventlog", "show", "-", "--json", data=IMA).stdout)["firmware"] is None
 
 
 def test_report(files: Path) -> None:

@@ -9,6 +9,7 @@ from tdxstack.measurement.comparison.cause import Case, Cause, cause_of, either,
 from tdxstack.measurement.comparison.memory_size import MIB, memory_size
 from tdxstack.measurement.comparison.side import Entry, Side
 from tdxstack.measurement.comparison.values import PRESENT, changed_values
+from tdxstack.measurement.log_profile import classify, span
 
 SMBIOS = ("hand-off tables", "SMBIOS")
 """How the meaning of SMBIOS's event begins: as read from a log, and as predicted."""
@@ -182,10 +183,16 @@ def _firmware_events(case: Case) -> Iterator[Cause]:
         words += [f"they put {name} into different registers" for name in _names(moved)]
         yield cause_of(
             "firmware-profile",
-            f"The firmwares are of different edk2 releases: {', '.join(words)}.",
+            f"The firmwares are of different edk2 releases{_releases(case)}: {', '.join(words)}.",
             "Use the same firmware; `tdx firmware inspect` names the release profile of a file.",
             alone | moved,
         )
+
+
+def _releases(case: Case) -> str:
+    """Which ones, where both logs tell."""
+    a, b = (classify(side.entries or ()) for side in (case.a, case.b))
+    return f" ({span(a.fits)} and {span(b.fits)})" if a.fits and b.fits and a.fits != b.fits else ""
 
 
 def _names(pairs: dict[int, Pair]) -> list[str]:

@@ -14,8 +14,10 @@ from tdxstack.abi.event_log import Event
 from tdxstack.measurement.comparison.alignment import Kind
 from tdxstack.measurement.comparison.compare import Comparison, compare
 from tdxstack.measurement.comparison.side import Side
+from tdxstack.measurement.profile import PROFILES
 from tests.unit.measurement.comparison import logs
 from tests.unit.measurement.comparison.logs import GIB, PLAIN, side, with_one
+from tests.unit.measurement.test_log_profile import boot_log
 
 A = side("a", PLAIN)
 
@@ -161,6 +163,16 @@ def test_two_passes_of_mrtd() -> None:
     b = replace(side("b", PLAIN), registers={**A.registers, "mrtd": b"\1" * 48})
     assert causes(compare(replace(A, mrtd_two_pass=b"\1" * 48), b)) == ["mrtd-two-pass"]
     assert causes(compare(A, b)) == ["firmware-file"]
+
+
+def test_the_releases_of_both_firmwares_are_named_where_the_logs_tell() -> None:
+    new = boot_log(PROFILES[-1])
+    old = tuple(event for event in new if event.type != event_log.EV_EFI_HANDOFF_TABLES)
+    (cause,) = compare(side("a", new), side("b", old)).causes
+    assert cause.sentence.startswith("The firmwares are of different edk2 releases: only one measures")
+    older = boot_log(PROFILES[3])
+    sentences = [cause.sentence for cause in compare(side("a", new), side("b", older)).causes]
+    assert any("(edk2-stable202505 to 202608 and edk2-stable202302 to 202408)" in text for text in sentences)
 
 
 def test_another_tdx_module() -> None:
