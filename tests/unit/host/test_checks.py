@@ -17,7 +17,7 @@ from tdxstack.exchange import Address
 from tdxstack.host.chain import CHAIN, check_named
 from tdxstack.host.check import Check, Circumstances, Finding
 from tdxstack.host.checks.pccs import PCCS_CONFIG, PCCS_DATABASE, QCNL_CONFIG
-from tdxstack.host.checks.registration import MPA_LOG, STATUS_VARIABLE
+from tdxstack.host.checks.registration import EFI_VARIABLES, MPA_LOG, STATUS_VARIABLE
 from tdxstack.host.diagnosis import diagnose
 from tdxstack.host_access import (
     AbsentError,
@@ -506,10 +506,20 @@ CASES: list[tuple[str, Change, Status, str]] = [
         "registration.state",
         both(
             no_file(STATUS_VARIABLE, MPA_LOG),
-            lambda host: host.statuses.__setitem__("/sys/firmware/efi", worlds.device("root", "root", 0o755)),
+            lambda host: host.directories.__setitem__(EFI_VARIABLES, ("BootOrder",)),
         ),
         FAIL,
         "offers no registration",
+    ),
+    (
+        "registration.state",
+        both(
+            no_file(STATUS_VARIABLE, MPA_LOG),
+            lambda host: host.directories.__setitem__(EFI_VARIABLES, ()),
+            lambda host: host.statuses.__setitem__("/sys/firmware/efi", worlds.device("root", "root", 0o755)),
+        ),
+        UNKNOWN,
+        "shows no EFI variables",
     ),
     ("registration.state", no_file(STATUS_VARIABLE), OK, ""),
     (

@@ -8,7 +8,8 @@ import struct
 from tdxstack.host.check import ENABLING_GUIDE, Check, Circumstances, Finding, Purpose, exists, optional
 from tdxstack.host_access import AbsentError, Host
 
-STATUS_VARIABLE = "/sys/firmware/efi/efivars/SgxRegistrationStatus-f236c5dc-a491-4bbe-bcdd-88885770df45"
+EFI_VARIABLES = "/sys/firmware/efi/efivars"
+STATUS_VARIABLE = f"{EFI_VARIABLES}/SgxRegistrationStatus-f236c5dc-a491-4bbe-bcdd-88885770df45"
 _STATUS = struct.Struct("<IHHHB")
 """efivarfs' 4 bytes of attributes, then RegistrationStatusUEFI: version, size, status, error code (Intel
 DCAP, SGXPlatformRegistration/src/common/inc/UefiVar.h). Bit 0 of the status: registration is complete."""
@@ -81,11 +82,20 @@ class State(Check):
         log = optional(host, MPA_LOG)
         if "completed successfully" in log or "passed successfully" in log:
             return self.ok(f"{MPA_LOG} says so")
-        if exists(host, "/sys/firmware/efi"):
+        try:
+            shown = host.entries(EFI_VARIABLES)
+        except AbsentError:
+            shown = ()
+        if shown:
             return self.fail(
                 "there is no EFI variable SgxRegistrationStatus",
                 "the BIOS offers no registration: SGX is off, or an old BIOS",
                 "BIOS: SGX Auto MP Registration: Enable; update the BIOS",
+            )
+        if exists(host, "/sys/firmware/efi"):
+            return self.unsure(
+                "the kernel shows no EFI variables: efivarfs is not mounted, or it runs with efi=noruntime",
+                f"sudo mount -t efivarfs efivarfs {EFI_VARIABLES}; {_manage()}",
             )
         return self.unsure("this machine did not start by EFI: its registration cannot be seen", _manage())
 
