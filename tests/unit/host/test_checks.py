@@ -127,8 +127,10 @@ def nobody_runs_qemu(host: ScriptedHost) -> None:
     host.files["/etc/passwd"] = b"qgsd:x:990:990::/:/sbin/nologin\n"
 
 
-def sys_module(host: ScriptedHost) -> None:
-    host.statuses["/sys/module"] = FileStatus("directory", 0o755, "root", "root", 0, NOW)
+def directory(path: str) -> Change:
+    return lambda host: host.statuses.__setitem__(
+        path, FileStatus("directory", 0o755, "root", "root", 0, NOW)
+    )
 
 
 def no_kvm(host: ScriptedHost) -> None:
@@ -220,7 +222,8 @@ CASES: list[tuple[str, Change, Status, str]] = [
         "possible",
     ),
     ("kernel.hibernation", both(file("/sys/power/disk", b"[platform]")), OK, ""),
-    ("kernel.hibernation", no_file("/sys/power/disk"), OK, ""),
+    ("kernel.hibernation", both(no_file("/sys/power/disk"), directory("/sys/power")), OK, ""),
+    ("kernel.hibernation", no_file("/sys/power/disk"), UNKNOWN, "/sys/power"),
     (
         "kernel.hibernation",
         kernel_says("virt/tdx: initialization failed: Hibernation support is enabled"),
@@ -289,7 +292,7 @@ CASES: list[tuple[str, Change, Status, str]] = [
     ("kvm.parameter", NO_PARAMETER, FAIL, "does not know TDX"),
     (
         "kvm.parameter",
-        both(no_file(worlds.PARAMETER), no_status("/sys/module/kvm_intel"), sys_module),
+        both(no_file(worlds.PARAMETER), no_status("/sys/module/kvm_intel"), directory("/sys/module")),
         FAIL,
         "not loaded",
     ),

@@ -143,6 +143,8 @@ class Hibernation(Check):
         if any(refused in line for line in kernel_log.failures_of(host)):
             return self.fail(refused, "hibernation is possible, so the kernel has left TDX off")
         state = optional(host, "/sys/power/disk")
+        if not state:
+            host.status("/sys/power")  # without it nothing shows whether the file is missing or hidden
         if state in ("", "[disabled]"):
             return self.ok("disabled" if state else "this kernel cannot hibernate")
         if "nohibernate" in text(host, "/proc/cmdline").split():
