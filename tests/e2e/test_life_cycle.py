@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.conftest import Recording, Tdx
 
 NAME = "recorded"
@@ -65,21 +67,21 @@ def test_the_console_shows_what_the_guest_writes(tdx: Tdx, recording: Recording)
         console.wait()
 
 
-def test_a_rebooted_td_is_measured_anew(tdx: Tdx, recording: Recording) -> None:
+@pytest.mark.parametrize("force", [(), ("--force",)], ids=["asked", "reset"])
+def test_a_rebooted_td_is_measured_anew(tdx: Tdx, recording: Recording, force: tuple[str, ...]) -> None:
     """The boot gives the same registers, and what was extended while the TD ran is gone."""
     unused = "00" * 48
     assert registers(tdx)["rtmr3"] == unused
     tdx.run("vm", "exec", NAME, "tdx-guest", "extend", "--rtmr", "3", "--digest", "11" * 48)
     before = registers(tdx)
     assert before["rtmr3"] != unused
-    tdx.run("vm", "reboot", NAME)
+    tdx.run("vm", "reboot", *force, "--timeout", "300", NAME)
     assert registers(tdx) == before | {"rtmr3": unused}
 
 
 def registers(tdx: Tdx) -> dict[str, str]:
     """What the kernel of the TD says of its registers."""
     places = "/sys/devices/virtual/misc/tdx_guest/measurements"
-    script = f"cd {places} && for r in mrtd rtmr*; do od -An -v -tx1 $r; echo; done"
-    lines = tdx.run("vm", "exec", NAME, "sh", "-c", script).stdout.split("\n\n")
-    values = ["".join(line.split()) for line in lines if line.strip()]
+    script = f"cd {places} && for r in mrtd* rtmr*; do od -An -v -tx1 $r | tr -d ' \\n'; echo; done"
+    values = tdx.run("vm", "exec", NAME, "sh", "-c", script).stdout.split()
     return dict(zip(("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"), values, strict=True))

@@ -17,7 +17,7 @@ from tdxstack.cli.edge import directories, surroundings
 from tdxstack.cli.progress import progress_display
 from tdxstack.errors import CommandError, UnavailableError, UsageError
 from tdxstack.machine.console import attach
-from tdxstack.machine.control import ENDED, require_running, reset, resume, run_state, suspend
+from tdxstack.machine.control import ENDED, reboot, require_running, resume, run_state, suspend
 from tdxstack.machine.instance import stop_machine
 from tdxstack.machine.ssh import IN_GUEST
 from tdxstack.machine.store import MachineState, MachineStore
@@ -26,6 +26,7 @@ from tdxstack.terminal import printable
 from tdxstack.workflows.up import bring_down, ssh_to
 from tdxstack.workflows.workshop import Workshop
 
+ASK_SECONDS = 60.0
 SSH_FAILED = 255
 """Exit code of ssh for a failure of its own."""
 
@@ -176,16 +177,26 @@ def resume_machine(name: str) -> None:
 
 @vm.command("reboot")
 @click.argument("name", default="td")
+@click.option("--force", is_flag=True, help="Reset it without asking the guest: unwritten files are lost.")
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds that it may take.")
-def reboot_machine(name: str, timeout: float) -> None:
-    """Start a machine's guest anew, as a reset button does, and wait until it is ready.
+def reboot_machine(name: str, force: bool, timeout: float) -> None:
+    """Reboot a machine, and wait until it is ready.
 
     A TD is built anew and measured anew; what software had extended into its registers is gone.
     """
     store = MachineStore(directories())
+    require_running(store, name)
+    ssh = ssh_to(store.load(name), store.files(name), Workshop(surroundings()))
+
+    def ask() -> None:
+        # A moment later, so that the answer still comes back: a guest that goes down drops it.
+        run(
+            ssh.argv(["systemd-run", "--quiet", "--on-active=1s", "systemctl", "reboot"]), timeout=ASK_SECONDS
+        )
+
     with store.claim(name), progress_display() as display:
         display.report("rebooting")
-        reset(store, name, timeout, display.console_line)
+        reboot(store, name, timeout, display.console_line, None if force else ask)
 
 
 @vm.command()

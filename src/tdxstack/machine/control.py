@@ -38,21 +38,31 @@ def resume(store: MachineStore, name: str) -> None:
     monitor.execute(store.files(name).monitor, "cont")
 
 
-def reset(store: MachineStore, name: str, timeout: float, on_line: Callable[[str], None]) -> None:
-    """Start the guest anew, without asking it, and wait until it is ready.
+def reboot(
+    store: MachineStore,
+    name: str,
+    timeout: float,
+    on_line: Callable[[str], None],
+    ask: Callable[[], None] | None = None,
+) -> None:
+    """Start the guest anew and wait until it is ready: `ask` tells it to reboot; without that it is reset.
 
-    Raises `UnavailableError` where the machine does not run or cannot be reset: upstream QEMU before 11.0
-    ends a TD that is. Raises `CommandError` as `wait_until_ready` does.
+    A reset loses what the guest has not yet written to its disk. Raises `UnavailableError` where the machine
+    does not run or cannot be rebooted: upstream QEMU before 11.0 ends a TD that is. Raises `CommandError` as
+    `wait_until_ready` does.
     """
     require_running(store, name)
     if NO_REBOOT in store.load(name).argv:
         raise UnavailableError(
-            f"machine {name!r} cannot be reset: it was started for a QEMU that ends a TD at a reset",
+            f"machine {name!r} cannot be rebooted: it was started for a QEMU that ends a TD then",
             hint=f"end it and start another: tdx down {name}, then tdx up --name {name}",
         )
     files = store.files(name)
     seen = files.console_log.stat().st_size if files.console_log.exists() else 0
-    monitor.execute(files.monitor, "system_reset")
+    if ask is None:
+        monitor.execute(files.monitor, "system_reset")
+    else:
+        ask()
     wait_until_ready(files, timeout, on_line, skip=seen)
 
 

@@ -76,15 +76,22 @@ def test_reset_waits_for_the_guest_that_starts_anew(
     waited: list[int] = []
     monkeypatch.setattr(control, "wait_until_ready", lambda *_, skip: waited.append(skip))
     running.files("td").console_log.write_text("tdxstack: ready\n")
-    control.reset(running, "td", 1, lambda line: None)
+    control.reboot(running, "td", 1, lambda line: None)
     assert qemu.commands == ["system_reset"]
     assert waited == [len("tdxstack: ready\n")]
 
 
-def test_a_machine_that_would_end_is_not_reset(running: MachineStore, qemu: Qemu) -> None:
+def test_a_reboot_asks_the_guest(running: MachineStore, qemu: Qemu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "wait_until_ready", lambda *_, skip: None)
+    asked: list[str] = []
+    control.reboot(running, "td", 1, lambda line: None, lambda: asked.append("reboot"))
+    assert (asked, qemu.commands) == (["reboot"], [])
+
+
+def test_a_machine_that_would_end_is_not_rebooted(running: MachineStore, qemu: Qemu) -> None:
     running.save(replace(STATE, argv=["qemu", "-no-reboot"]))
-    with pytest.raises(UnavailableError, match="cannot be reset"):
-        control.reset(running, "td", 1, lambda line: None)
+    with pytest.raises(UnavailableError, match="cannot be rebooted"):
+        control.reboot(running, "td", 1, lambda line: None)
     assert qemu.commands == []
 
 
