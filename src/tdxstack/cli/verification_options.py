@@ -22,7 +22,7 @@ from tdxstack.collateral.reading import MAX_SIZE as MAX_COLLATERAL
 from tdxstack.collateral.reading import read_collateral
 from tdxstack.errors import MalformedError, UsageError
 from tdxstack.evidence.binding import host_key_blob
-from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, TrustAnchor
+from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, MAX_CHAIN_SIZE, TrustAnchor
 from tdxstack.verification.inputs import load
 from tdxstack.verification.policy import AnyPolicy, Policy, each
 from tdxstack.verification.policy_file import MAX_SIZE as MAX_POLICY
@@ -102,8 +102,7 @@ class VerificationOptions:
     @property
     def anchors(self) -> tuple[TrustAnchor, ...]:
         """Whom to trust: Intel alone unless others are given."""
-        given = tuple(TrustAnchor.from_certificate(path.read_bytes()) for path in self.trust_anchors)
-        return given or (INTEL_SGX_ROOT_CA,)
+        return tuple(map(_trust_anchor, self.trust_anchors)) or (INTEL_SGX_ROOT_CA,)
 
     @property
     def policy(self) -> AnyPolicy:
@@ -148,10 +147,58 @@ def read_bundle(path: Path, quote: Quote | None, pck_chain: bytes | None = None)
     return read_collateral(read_bounded(path, MAX_COLLATERAL), platform)
 
 
+def _trust_anchor(path: Path) -> TrustAnchor:
+    try:
+        return TrustAnchor.from_certificate(read_bounded(path, MAX_CHAIN_SIZE))
+    except MalformedError as error:
+        raise MalformedError(
+            f"{path} is no root certificate: {error.message}", hint="give one certificate, in PEM or DER"
+        ) from error
+
+
 def read_bounded(path: Path, size: int) -> bytes:
     """What is in a file, and of one that is too long just enough for its reader to notice."""
     with path.open("rb") as file:
         return file.read(size + 1)
+
+
+_OPTIONS = (
+    click.option(
+        "--collateral",
+        type=EXISTING_FILE,
+        help="TCB info, QE identity and CRLs: tdx's, dcap-qvl's or Intel's PCS client tool's file.",
+    ),
+    click.option("--fetch", is_flag=True, help="Fetch the collateral; nothing is fetched without this."),
+    click.option(
+        "--at",
+        callback=read_time,
+        metavar="TIME",
+        help="Verify as of this time (ISO 8601). [default: now]",
+    ),
+    click.option(
+        "--policy",
+        type=EXISTING_FILE,
+        help="What to accept, in YAML. [default: strict, UpToDate alone]",
+    ),
+    click.option(
+        "--trust-anchor",
+        type=EXISTING_FILE,
+        multiple=True,
+        help="Root certificate to trust instead of Intel's; may be given again.",
+    ),
+    click.option(
+        "--allow",
+        type=click.Choice(["emulated"]),
+        multiple=True,
+        help="Accept what proves nothing about hardware.",
+    ),
+    click.option(
+        "--forecast",
+        type=EXISTING_FILE,
+        help="Say also what the verdict would be with this collateral, such as Intel's early update.",
+    ),
+)
+"""In the order in which the help shows them."""
 
 
 def verification_options(command: Command) -> Command:
@@ -187,46 +234,7 @@ def verification_options(command: Command) -> Command:
         return command(options=options, **others)
 
     decorated = cast(Command, wrapper)
-    for option in reversed(
-        (
-            click.option(
-                "--collateral",
-                type=EXISTING_FILE,
-                help="TCB info, QE identity and CRLs: tdx's, dcap-qvl's or Intel's PCS client tool's file.",
-            ),
-            click.option(
-                "--fetch", is_flag=True, help="Fetch the collateral; nothing is fetched without this."
-            ),
-            click.option(
-                "--at",
-                callback=read_time,
-                metavar="TIME",
-                help="Verify as of this time (ISO 8601). [default: now]",
-            ),
-            click.option(
-                "--policy",
-                type=EXISTING_FILE,
-                help="What to accept, in YAML. [default: strict, UpToDate alone]",
-            ),
-            click.option(
-                "--trust-anchor",
-                type=EXISTING_FILE,
-                multiple=True,
-                help="Root certificate to trust instead of Intel's; may be given again.",
-            ),
-            click.option(
-                "--allow",
-                type=click.Choice(["emulated"]),
-                multiple=True,
-                help="Accept what proves nothing about hardware.",
-            ),
-            click.option(
-                "--forecast",
-                type=EXISTING_FILE,
-                help="Say also what the verdict would be with this collateral, such as Intel's early update.",
-            ),
-        )
-    ):
+    for option in reversed(_OPTIONS):
         decorated = option(decorated)
     return decorated
 

@@ -124,6 +124,8 @@ def test_the_anchor_is_intels_unless_another_is_given(capsys: Capsys, files: Fil
     options = ["--collateral", str(files.collateral), "--at", files.at, "--allow", "emulated", "--json"]
     document = json.loads(call(capsys, "quote", "verify", str(files.quote), *options).out)
     assert "pck.trust_anchor" in failing(document)
+    done = call(capsys, "quote", "verify", str(files.quote), *options, "--trust-anchor", str(files.quote))
+    assert done.code == 2 and f"{files.quote} is no root certificate" in done.err
 
 
 def test_without_collateral_nothing_can_be_said(capsys: Capsys, files: Files) -> None:
