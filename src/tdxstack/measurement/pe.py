@@ -17,7 +17,6 @@ from tdxstack.errors import MalformedError
 DOS_HEADER_SIZE = 0x40
 FILE_HEADER_SIZE = 24
 """Of the PE signature with the COFF header."""
-SECTION_HEADER_SIZE = 40
 SYMBOL_SIZE = 18
 MAX_NAME = 64
 MAGIC_PE32, MAGIC_PE32_PLUS = 0x10B, 0x20B

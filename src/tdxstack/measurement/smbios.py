@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from tdxstack.errors import MalformedError
 
 BIOS_INFORMATION = 0
-PROCESSOR = 4
 END_OF_TABLE = 127
 OEM_BEGIN = 128
 

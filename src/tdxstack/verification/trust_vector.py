@@ -27,7 +27,6 @@ CONTRAINDICATED: Final = 96
 UNRECOGNIZED: Final = 97
 CRYPTO_FAILED: Final = 99
 
-_ALWAYS_CLAIMED = ("instance-identity", "configuration", "hardware", "runtime-opaque")
 _SIGNATURES = ("quote.signature", "quote.qe_report_signature", "quote.qe_report_binding", "pck.chain")
 _IDENTITY = (*_SIGNATURES, "pck.trust_anchor", "pck.validity", "pck.revocation", "crl.root", "crl.pck")
 _COLLATERAL = (
