@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from tdxstack.abi.cel import ALGORITHMS
 from tdxstack.abi.event_log import ALG_SHA384, EV_NO_ACTION, SHA384_SIZE, Event
 from tdxstack.abi.ima_log import parse_ima_log
 from tdxstack.errors import MalformedError, UsageError
-from tdxstack.measurement.ima import SIZE_OF_ALGORITHM, extend_rtmrs, replay_ima
-from tdxstack.measurement.logs import Log, LogEntry, LogKind, cel_register, extends
+from tdxstack.measurement.ima import MAX_MISMATCHES, SIZE_OF_ALGORITHM, extend_rtmrs, replay_ima
+from tdxstack.measurement.logs import Log, LogKind, cel_register, extends
 from tdxstack.measurement.replay import RTMR_COUNT, Rtmrs, extend
 
 NO_TD_LOG = "give the CCEL log of a TD first (/sys/firmware/acpi/tables/data/CCEL)"
@@ -50,13 +51,15 @@ def replay_logs(logs: Sequence[Log]) -> Replay:
     logs than one without a TD's first, and `MalformedError` for one that cannot follow a TD's.
     """
     events = sum(log.count for log in logs)
-    wrong = tuple(number for number, entry in _numbered(logs) if entry.digest_status == "fail")[:10]
+    digests = chain.from_iterable(log.digests() for log in logs)
+    failing = (number for number, (_, status) in enumerate(digests) if status == "fail")
+    wrong = tuple(islice(failing, MAX_MISMATCHES))
     if not logs[0].of_td:
         if len(logs) > 1:
             raise UsageError(
                 "several logs are replayed together only for a TD", hint="give the TD's boot log first"
             )
-        found = {name for _, entry in _numbered(logs) for name, _ in entry.digests}
+        found = {name for named, _ in logs[0].digests() for name, _ in named}
         missing = tuple(sorted(found - SIZE_OF_ALGORITHM.keys()))
         return Replay(events, None, (), _replay_banks(logs[0]), wrong, missing)
     rtmrs: Rtmrs = (bytes(SHA384_SIZE),) * 4
@@ -109,14 +112,6 @@ def compare_rtmrs(replay: Replay, measured: Rtmrs) -> Comparison:
     if unlogged:
         notes.append(UNLOGGED_RTMR3)
     return Comparison(matches, tuple(notes), all(matches[:3]) and (matches[3] or unlogged))
-
-
-def _numbered(logs: Sequence[Log]) -> Iterator[tuple[int, LogEntry]]:
-    number = 0
-    for log in logs:
-        for entry in log.entries():
-            yield number, entry
-            number += 1
 
 
 def _rtmr_extensions(log: Log) -> Iterator[tuple[int, bytes]]:

@@ -21,7 +21,7 @@ from tdxstack.abi.event_log import (
     EventLog,
     SpecId,
 )
-from tdxstack.abi.ima_log import is_binary, is_text, parse_ima_log
+from tdxstack.abi.ima_log import ImaEntry, is_binary, is_text, parse_ima_log
 from tdxstack.errors import MalformedError
 from tdxstack.measurement.describe import describe
 from tdxstack.measurement.digests import Status, check_digest
@@ -53,6 +53,10 @@ class LogKind(StrEnum):
     AAEL = "aael"
     IMA = "ima"
     CEL = "cel"
+
+
+Digests = tuple[tuple[tuple[str, bytes], ...], Status]
+"""Digests by the name of the algorithm, and whether they are those of the logged data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +103,21 @@ class Log:
     def entries(self) -> Iterator[LogEntry]:
         """The measurements in order."""
         if self.kind is LogKind.IMA:
-            yield from _ima_entries(self.data)
+            yield from map(_ima_entry, parse_ima_log(self.data))
         of_td = self.of_td
         if self.spec_id:
             yield _header_entry(self.spec_id, of_td)
         for item in self.parsed:
             yield _event_entry(item, of_td) if isinstance(item, Event) else _cel_entry(item)
+
+    def digests(self) -> Iterator[Digests]:
+        """Of each entry the digests and their status: `entries` without the words, which take longest."""
+        if self.kind is LogKind.IMA:
+            yield from map(_ima_digests, parse_ima_log(self.data))
+        if self.spec_id:
+            yield (), "not_applicable"
+        for item in self.parsed:
+            yield _event_digests(item) if isinstance(item, Event) else _cel_digests(item)
 
 
 def recognise(data: bytes) -> LogKind:
@@ -177,31 +190,38 @@ def _tcg_register(index: int, of_td: bool) -> str:
 
 
 def _event_entry(event: Event, of_td: bool) -> LogEntry:
-    return LogEntry(
-        _tcg_register(event.mr_index, of_td),
-        event.type_name,
-        tuple((_algorithm(number), digest) for number, digest in event.digests),
-        check_digest(event).status,
-        describe(event),
-    )
+    register = _tcg_register(event.mr_index, of_td)
+    return LogEntry(register, event.type_name, *_event_digests(event), describe(event))
 
 
-def _ima_entries(data: bytes) -> Iterator[LogEntry]:
-    for entry in parse_ima_log(data):
-        algorithm = ALGORITHM_OF_SIZE[len(entry.digest)]
-        status: Status = "ok"
-        if entry.violation:
-            status = "not_applicable"
-        elif hashlib.new(algorithm, entry.hashed()).digest() != entry.digest:
-            status = "fail"
-        yield LogEntry(
-            f"pcr{entry.pcr}", entry.template, ((algorithm, entry.digest),), status, describe_ima(entry)
-        )
+def _event_digests(event: Event) -> Digests:
+    return _named(event.digests), check_digest(event).status
+
+
+def _ima_entry(entry: ImaEntry) -> LogEntry:
+    return LogEntry(f"pcr{entry.pcr}", entry.template, *_ima_digests(entry), describe_ima(entry))
+
+
+def _ima_digests(entry: ImaEntry) -> Digests:
+    algorithm = ALGORITHM_OF_SIZE[len(entry.digest)]
+    status: Status = "ok"
+    if entry.violation:
+        status = "not_applicable"
+    elif hashlib.new(algorithm, entry.hashed()).digest() != entry.digest:
+        status = "fail"
+    return ((algorithm, entry.digest),), status
 
 
 def _cel_entry(record: CelRecord) -> LogEntry:
-    digests = tuple((_algorithm(number), digest) for number, digest in record.digests)
-    return LogEntry(cel_register(record), record.content_type, digests, "unknown", _cel_meaning(record))
+    return LogEntry(cel_register(record), record.content_type, *_cel_digests(record), _cel_meaning(record))
+
+
+def _cel_digests(record: CelRecord) -> Digests:
+    return _named(record.digests), "unknown"
+
+
+def _named(digests: tuple[tuple[int, bytes], ...]) -> tuple[tuple[str, bytes], ...]:
+    return tuple((_algorithm(number), digest) for number, digest in digests)
 
 
 def cel_register(record: CelRecord) -> str:

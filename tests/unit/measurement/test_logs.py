@@ -94,7 +94,9 @@ def cel(kind: int, register: int, content: bytes = b"\5\0\0\0\0") -> bytes:
 def test_recognised_by_content(data: bytes, kind: LogKind) -> None:
     assert recognise(data) is kind
     assert read_log(data) == read_log(data, kind)
-    assert read_log(data).count == len(list(read_log(data).entries()))
+    log = read_log(data)
+    assert log.count == len(list(log.entries()))
+    assert [(entry.digests, entry.digest_status) for entry in log.entries()] == list(log.digests())
 
 
 @pytest.mark.parametrize(
