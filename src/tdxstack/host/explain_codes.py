@@ -29,7 +29,7 @@ _ALL_ONES: Final = (1 << 64) - 1
 _NUMBER = re.compile(r"[+-]?(?:0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})")
 _BARE_HEX = re.compile(r"(?=[0-9]{0,15}[a-fA-F])(?:[0-9a-fA-F]{8,16}|[0-9a-fA-F]{4})")
 _MENTIONED = re.compile(
-    r"(?<![\w.])(?:0[xX](?P<hex>[0-9a-fA-F]{1,16})|(?P<name>[A-Za-z][A-Za-z0-9]{1,9}_\w{3,70}))\b"
+    r"(?<![\w.])(?:0[xX](?P<hex>(?!0+\b)[0-9a-fA-F]{1,16})|(?P<name>[A-Za-z][A-Za-z0-9]{1,9}_\w{3,70}))\b"
 )
 _NAME = re.compile(r"[A-Za-z0-9]{1,10}_\w{3,70}")
 _LEAF = re.compile(r"seamcall \(0x([0-9a-f]{1,16})\)")

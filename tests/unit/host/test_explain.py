@@ -133,6 +133,15 @@ def test_what_somebody_asks_about_is_a_code(line: str, expected: list[str]) -> N
     assert result.exit_code == 0 and expected[0] in result.stdout
 
 
+def test_zero_in_a_line_is_no_answer() -> None:
+    assert explain_mentioned("attributes 0x0, vendor_id 0x00008086", NUMBERS) == []
+
+
+def test_older_qemu_names_the_call_alone() -> None:
+    (finding,) = explain_text("qemu-system-x86_64: KVM_TDX_INIT_VM failed: Invalid argument", TABLES)
+    assert finding.id == "qemu.tdx-ioctl"
+
+
 def test_a_name_that_is_nearly_right_is_answered_with_the_right_one() -> None:
     result = run(["SGX_QL_TCBINFO_EXPIRED"])
     assert result.exit_code == 1
