@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tarfile
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from tdxstack.abi.event_log import Event, EventLog
 from tdxstack.cli.edge import surroundings
 from tdxstack.evidence.document import Evidence
+from tdxstack.image.disk import assemble
 from tdxstack.image.initramfs import initramfs
 from tdxstack.machine.qemu_command import build_qemu_command
 from tdxstack.machine.spec import DirectKernel, EmulatedTd, MachineSpec
@@ -24,8 +27,10 @@ from tdxstack.prediction.ext4 import Ext4
 from tdxstack.prediction.hardware import hardware
 from tdxstack.prediction.partitions import read_partitions
 from tdxstack.prediction.qcow2 import open_disk
+from tdxstack.toolbox.apt import extract
 from tdxstack.workflows.workshop import Workshop
 from tests.e2e.conftest import Recording, Tdx
+from tests.unit.measurement import pe_images
 
 BOOT_SECONDS = 300
 GLOBAL_VARIABLE = bytes.fromhex("61dfe48bca93d211aa0d00e098032b8c")
@@ -102,12 +107,69 @@ def guest(tdx: Tdx, emulator_binary: Path, tmp_path_factory: pytest.TempPathFact
 def test_direct_kernels_of_many_sizes(
     memory_mib: int, vcpus: int, guest: DirectKernel, tdx: Tdx, tmp_path: Path
 ) -> None:
+    expected, found = prediction_and_log(guest, tdx, tmp_path, memory_mib, vcpus)
+    assert expected == found
+
+
+@pytest.mark.parametrize("release", ["stable", "unstable"])
+def test_a_unified_kernel_image(release: str, guest: DirectKernel, tdx: Tdx, tmp_path: Path) -> None:
+    """The distribution's systemd-stub; without Secure Boot, a command line from outside is taken."""
+    (tmp_path / "uki.efi").write_bytes(unified_kernel(release, guest, "quiet", tmp_path))
+    boot = DirectKernel(tmp_path / "uki.efi", command_line=f" {guest.command_line}  ")
+    expected, found = prediction_and_log(boot, tdx, tmp_path, 1024, 1)
+    assert expected == found
+
+
+def test_a_unified_kernel_image_on_a_disk(guest: DirectKernel, tdx: Tdx, tmp_path: Path) -> None:
+    program = unified_kernel("stable", guest, f" {guest.command_line}\n", tmp_path)
+    with tarfile.open(tmp_path / "root.tar", "w"):
+        pass
+    work = tmp_path / "work"
+    work.mkdir()
+    toolbox = Workshop(surroundings()).toolbox
+    disk = assemble(toolbox, tmp_path / "root.tar", {"EFI/BOOT/BOOTX64.EFI": program}, work, epoch=0)
+    expected, found = prediction_and_log(None, tdx, tmp_path, 1024, 1, disk)
+    assert expected == found
+
+
+def unified_kernel(release: str, guest: DirectKernel, command_line: str, place: Path) -> bytes:
+    """A unified kernel image of the guest's kernel and initrd, with the stub of a release."""
+    apt = Workshop(surroundings()).apt(attrgetter(release))
+    root = extract(apt.fetch(("systemd-boot-efi",), with_dependencies=False), place / "stub")
+    assert guest.initrd is not None
+    sections = {
+        ".osrel": b"ID=test\n",
+        ".cmdline": command_line.encode(),
+        ".uname": b"7",
+        ".pcrpkey": b"key",
+        ".initrd": guest.initrd.read_bytes(),
+        ".linux": guest.kernel.read_bytes(),
+    }
+    stub = (root / "usr/lib/systemd/boot/efi/linuxx64.efi.stub").read_bytes()
+    return pe_images.with_sections(stub, sections)
+
+
+def prediction_and_log(
+    kernel: DirectKernel | None,
+    tdx: Tdx,
+    tmp_path: Path,
+    memory_mib: int,
+    vcpus: int,
+    disk: Path | None = None,
+) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
+    """The events that are predicted of a machine, and those that it logs.
+
+    It has a kernel from QEMU and a disk of the image, or starts from a `disk` of its own.
+    """
     files = MachineFiles(tmp_path, tmp_path)
     firmware = tmp_path / "firmware.fd"
     here = tdx.json("predict")["machine"]
     firmware.write_bytes(without_platform_key(Path(here["firmware"]).read_bytes()))
     workshop = Workshop(surroundings())
-    workshop.overlay(workshop.image(), files.disk)
+    if disk is None:
+        workshop.overlay(workshop.image(), files.disk)
+    else:
+        disk.rename(files.disk)
     files.authorized_key.write_text("none\n")
     (tmp_path / "mac").write_bytes(bytes(32))
     spec = MachineSpec(
@@ -117,7 +179,7 @@ def test_direct_kernels_of_many_sizes(
         firmware=firmware,
         disk=files.disk,
         authorized_key="none",
-        direct_kernel=guest,
+        direct_kernel=kernel,
         vcpus=vcpus,
         memory_mib=memory_mib,
         emulated_td=EmulatedTd(tmp_path / "mac", bytes(48), bytes(16), bytes(16)),
@@ -133,4 +195,4 @@ def test_direct_kernels_of_many_sizes(
     assert found, console[-2000:]
     lines = [line for line in found[1].split() if re.fullmatch(r"[0-9a-f]{2,64}", line)]
     log = EventLog.parse(bytes.fromhex("".join(lines)))
-    assert predicted(prediction.to_json()) == logged(log.events)
+    return predicted(prediction.to_json()), logged(log.events)

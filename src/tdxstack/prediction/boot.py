@@ -20,9 +20,10 @@ from tdxstack.measurement.loader_boot import (
 )
 from tdxstack.measurement.mrtd import mrtd
 from tdxstack.measurement.pe import Image
+from tdxstack.measurement.unified_kernel import UnifiedKernel
 from tdxstack.prediction.disk_boot import Volumes, disk_events
 from tdxstack.prediction.firmware import firmware_inputs
-from tdxstack.prediction.hardware import Hardware
+from tdxstack.prediction.hardware import SMBIOS_TABLES, Hardware
 from tdxstack.prediction.keys import Keys
 
 KERNEL, KERNEL_DOES = "the kernel from QEMU", "what the kernel does"
@@ -30,6 +31,7 @@ KERNEL, KERNEL_DOES = "the kernel from QEMU", "what the kernel does"
 HEADER_OPEN = (
     "QEMU writes into the kernel's header; whether it does so for a TD cannot be asked here, as none starts"
 )
+NO_SECOND_INITRD = "a unified kernel image brings its own initrd, and does not start with another from QEMU"
 SAVED_ELSEWHERE = "this firmware, built without Secure Boot, restores variables from NvVars on the disk"
 
 
@@ -75,19 +77,33 @@ def _direct_kernel(
     kernel = file if as_it_is else machine.kernel_setup + file[len(machine.kernel_setup) :]
     initrd = _read(launch.initrd) if launch.initrd else b""
     options = direct_load_options(contents.profile, launch.command_line, initrd=bool(initrd))
-    if kernel_version(file) is None:
-        return [], unknown_rest(
-            KERNEL_DOES, str(path), f"{path} is no Linux kernel (bzImage) that states its version"
-        )
     if kernel != file and not machine.td_cpu:
         return [], unknown_rest(KERNEL_DOES, str(path), HEADER_OPEN)
+    keys = Keys(contents)
     try:
         image = Image.parse(kernel)
-        program = [*Keys(contents).firmware_lets(image, KERNEL), program_event(image, KERNEL, str(path))]
+        program = [*keys.firmware_lets(image, KERNEL), program_event(image, KERNEL, str(path))]
+        unified = UnifiedKernel.parse(image)
+        if unified is None:
+            running = _bare_kernel(file, path, options, initrd)
+        else:
+            if launch.initrd:
+                return [], unknown_rest(KERNEL_DOES, str(path), NO_SECOND_INITRD)
+            tables = machine.files[SMBIOS_TABLES]
+            found = unified.events(options, str(path), secure_boot=keys.enforced, smbios_tables=tables)
+            running = list(found)
     except MalformedError as error:
         return [], unknown_rest(KERNEL_DOES, str(path), error.message)
     retried = contents.profile.shown.fat_flush and volumes.fat
-    return program, [*stub_events(file, options, initrd, terminated=True), *exit_events(retried=retried)]
+    return program, [*running, *exit_events(retried=retried)]
+
+
+def _bare_kernel(file: bytes, path: Path, options: str, initrd: bytes) -> list[ExpectedEvent]:
+    if kernel_version(file) is None:
+        raise MalformedError(
+            f"{path} is no Linux kernel (bzImage) that states its version", hint="give a Linux kernel"
+        )
+    return stub_events(file, options, initrd, terminated=True)
 
 
 def _read(path: Path) -> bytes:

@@ -13,6 +13,7 @@ from tdxstack.measurement.expected import ExpectedEvent, unknown_rest
 from tdxstack.measurement.loader_boot import exit_events, partitions_event, program_event, stub_events
 from tdxstack.measurement.pe import Image
 from tdxstack.measurement.shim import Shim, shim_events
+from tdxstack.measurement.unified_kernel import LINUX, NEW_STUB, UnifiedKernel, loader_name
 from tdxstack.prediction.ext4 import Ext4
 from tdxstack.prediction.fat import Fat
 from tdxstack.prediction.grub_config import GrubBoot, follow
@@ -24,7 +25,8 @@ LOADER, SECOND_STAGE, FALLBACK = "EFI/BOOT/BOOTX64.EFI", "EFI/BOOT/grubx64.efi",
 SAVED_VARIABLES = "NvVars"
 GRUB_MODULES = "mods"
 GRUB_MEASURES, GRUB_ASKS_FOR_TPM = b"grub_cmd: ", b"tpm2%s present"
-LINUX_SECTION = ".linux"
+DROP_INS = (f"{LOADER}.extra.d", "loader/addons", "loader/credentials")
+"""Directories from which systemd-stub adds to the command line and the initrd."""
 
 _GRUB_PREFIX = re.compile(rb"/EFI/[A-Za-z0-9_-]{1,32}(?=\0)")
 
@@ -94,6 +96,10 @@ class _DiskBoot:
         yield from self._keys.firmware_lets(loader, LOADER)
         yield partitions_event(self._table.measured)
         yield program_event(loader, LOADER, SOURCE)
+        unified = UnifiedKernel.parse(loader)
+        if unified is not None:
+            yield from self._unified(unified)
+            return
         shim = Shim.parse(loader)
         if shim is None:
             raise _not_followed(loader, LOADER)
@@ -110,6 +116,22 @@ class _DiskBoot:
             yield from self._keys.shim_lets(kernel, boot.kernel_path, shim)
             yield program_event(kernel, boot.kernel_path, SOURCE)
         yield from stub_events(boot.kernel, boot.command_line, boot.initrd, terminated=False)
+        yield from exit_events(retried=self._retried)
+
+    def _unified(self, unified: UnifiedKernel) -> Iterator[ExpectedEvent]:
+        if unified.stub == NEW_STUB:
+            raise MalformedError(
+                f"systemd-stub {NEW_STUB} on a disk adds a secret to the initrd that nobody knows beforehand",
+                hint="give the image to QEMU as the kernel",
+            )
+        for directory in DROP_INS:
+            if names := self._esp.names(directory):
+                raise MalformedError(
+                    f"systemd-stub may add {directory}/{names[0]} to what it starts, which is not followed",
+                    hint="build it into the unified kernel image",
+                )
+        # An option that edk2 made by itself gives the program no load options.
+        yield from unified.events("", LOADER, secure_boot=self._keys.enforced, smbios_tables=b"")
         yield from exit_events(retried=self._retried)
 
     def _image(self, path: str) -> Image:
@@ -152,10 +174,10 @@ class _DiskBoot:
 
 
 def _not_followed(image: Image, name: str) -> MalformedError:
-    if image.section(LINUX_SECTION) is not None:
+    if image.section(LINUX) is not None:
         return MalformedError(
-            f"{name} is a unified kernel image, which is not followed", hint="boot it by GRUB"
+            f"{name} is a unified kernel image behind shim, which is not followed",
+            hint=f"start it as {LOADER}",
         )
-    return MalformedError(
-        f"{name} is a boot loader that is not known, neither shim nor GRUB", hint="use shim and GRUB"
-    )
+    known = loader_name(image) or "a boot loader that is not known"
+    return MalformedError(f"{name} is {known}, neither shim nor GRUB", hint="use shim and GRUB")

@@ -68,6 +68,13 @@ class Fat:
             raise _bad(f"{path} has {len(data)} bytes of {entry.size}")
         return data[: entry.size]
 
+    def names(self, path: str) -> tuple[str, ...]:
+        """The names of the files in a directory; none where there is no such directory."""
+        found = self._find(path)
+        if found is None or not found.directory:
+            return ()
+        return tuple(entry.name for entry in self._entries(found.cluster) if not entry.directory)
+
     def _find(self, path: str) -> _Entry | None:
         found = _Entry("", True, self._root_cluster, 0)
         for word in path.strip("/").split("/"):

@@ -39,3 +39,26 @@ def digest(image: bytes, *, certificates: int = 0, algorithm: str = "sha384") ->
     checksum, entry = OPTIONAL + 64, OPTIONAL + 112 + 32
     kept = image[:checksum] + image[checksum + 4 : entry] + image[entry + 8 : len(image) - certificates]
     return hashlib.new(algorithm, kept).digest()
+
+
+def with_sections(image: bytes, sections: dict[str, bytes]) -> bytes:
+    """A program with sections appended, each on a page of its own, as ukify appends them to a stub."""
+    made = bytearray(image)
+    start = int.from_bytes(made[0x3C:0x40], "little")
+    count, optional_size = struct.unpack_from("<H12xH", made, start + 6)
+    optional = start + 24
+    table = optional + optional_size
+    page, sector = struct.unpack_from("<II", made, optional + 32)
+    places = [struct.unpack_from("<II", made, table + 40 * number + 8) for number in range(count)]
+    end = max(address + size for size, address in places)
+    for name, content in sections.items():
+        end = -(-end // page) * page
+        made += bytes(-len(made) % sector)
+        raw = content + bytes(-len(content) % sector)
+        header = (name.encode(), len(content), end, len(raw), len(made), 0x40000040)
+        struct.pack_into("<8sIIII12xI", made, table + 40 * count, *header)
+        made += raw
+        count, end = count + 1, end + len(content)
+    struct.pack_into("<H", made, start + 6, count)
+    struct.pack_into("<I", made, optional + 56, -(-end // page) * page)
+    return bytes(made)

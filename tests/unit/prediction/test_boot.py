@@ -17,6 +17,7 @@ from tdxstack.prediction.hardware import Hardware, PciFunction
 from tests.unit.firmware import firmware_images, test_signatures
 from tests.unit.measurement import pe_images
 from tests.unit.measurement.test_shim import REVOKED, shim_program
+from tests.unit.measurement.test_unified_kernel import NEW_MAGIC, unified_program
 from tests.unit.prediction import disks
 
 END_OF_SMBIOS = b"\x7f\x04\x00\x7f\0\0"
@@ -35,6 +36,7 @@ HARDWARE = Hardware(
     td_cpu=True,
 )
 GRUB = pe_images.program({".text": b"\0/EFI/test\0grub_cmd: \0tpm2%s present\n\0", "mods": b"modules"})
+SYSTEMD_BOOT = pe_images.program({".sdmagic": b"#### LoaderInfo: systemd-boot 257.13 ####"})
 CONFIG = f"search --fs-uuid --set=root {disks.ROOT_UUID}\nlinux /vmlinuz quiet\ninitrd /initrd\nboot\n"
 
 
@@ -110,6 +112,39 @@ def test_a_kernel_from_qemu(tmp_path: Path) -> None:
     ]
 
 
+def test_a_unified_kernel_image_from_qemu(tmp_path: Path) -> None:
+    program = unified_program({".cmdline": b"inside"})
+    (tmp_path / "uki.efi").write_bytes(program)
+    options = ["-kernel", str(tmp_path / "uki.efi"), "-append", "outside"]
+    prediction = predict(launch(*options), firmware_images.firmware(), HARDWARE, None)
+    assert digests(prediction, "rtmr1") == [
+        pe_images.digest(program),
+        sha384(b"Calling EFI Application from Boot Option"),
+        sha384(bytes(4)),
+        pe_images.digest(kernel()),
+        sha384(b"Exit Boot Services Invocation"),
+        sha384(b"Exit Boot Services Returned with Success"),
+    ]
+    assert digests(prediction, "rtmr2") == [
+        *(sha384(data) for data in (b".linux\0", kernel(), b".cmdline\0", b"inside")),
+        *[sha384("outside\0".encode("utf-16-le"))] * 2,
+    ]
+    (tmp_path / "initrd").write_bytes(b"initrd")
+    second = launch(*options, "-initrd", str(tmp_path / "initrd"))
+    refused = predict(second, firmware_images.firmware(), HARDWARE, None)
+    assert all("brings its own initrd" in event.reason for event in refused.unpredicted)
+    assert refused.registers["rtmr2"] is None
+
+
+def test_a_unified_kernel_image_as_the_disk_s_first_program(tmp_path: Path) -> None:
+    program = unified_program({".cmdline": b"inside"})
+    esp: disks.Tree = {"EFI": {"BOOT": {"BOOTX64.EFI": program}}, "loader": {"addons": {}}}
+    prediction = of_disk(disk(tmp_path, esp))
+    assert prediction.unpredicted == ()
+    assert digests(prediction, "rtmr1")[3:5] == [pe_images.digest(program), pe_images.digest(kernel())]
+    assert digests(prediction, "rtmr2")[-1] == sha384("inside\0".encode("utf-16-le"))
+
+
 def test_a_header_that_qemu_has_written_into_is_measured_so(tmp_path: Path) -> None:
     (tmp_path / "vmlinuz").write_bytes(kernel())
     machine = replace(HARDWARE, kernel_setup=b"MZ" + bytes(0x3A) + kernel()[0x3C:0x400])
@@ -155,7 +190,20 @@ def test_secure_boot_names_the_keys(tmp_path: Path) -> None:
     [
         ({}, "no file EFI/BOOT/BOOTX64.EFI"),
         ({"EFI": {"BOOT": {"BOOTX64.EFI": b"text"}}}, "PE image"),
-        ({"EFI": {"BOOT": {"BOOTX64.EFI": pe_images.program({".linux": b"k"})}}}, "unified kernel image"),
+        ({"EFI": {"BOOT": {"BOOTX64.EFI": pe_images.program({".linux": b"k"})}}}, "not systemd-stub"),
+        ({"EFI": {"BOOT": {"BOOTX64.EFI": unified_program(magic=NEW_MAGIC)}}}, "adds a secret to the initrd"),
+        (
+            {
+                "EFI": {"BOOT": {"BOOTX64.EFI": unified_program()}},
+                "loader": {"addons": {"a.addon.efi": b"x"}},
+            },
+            "may add loader/addons/a.addon.efi",
+        ),
+        (
+            {"EFI": {"BOOT": {"BOOTX64.EFI": shim_program(), "grubx64.efi": unified_program()}}},
+            "unified kernel image behind shim",
+        ),
+        ({"EFI": {"BOOT": {"BOOTX64.EFI": SYSTEMD_BOOT}}}, "is systemd-boot 257, neither shim nor GRUB"),
         ({"EFI": {"BOOT": {"BOOTX64.EFI": pe_images.program({".text": b"k"})}}}, "neither shim nor GRUB"),
         ({"EFI": {"BOOT": {"BOOTX64.EFI": shim_program()}}}, "no file EFI/BOOT/grubx64.efi"),
         (
