@@ -91,7 +91,8 @@ def fetch(
         if as_json:
             print_json({"urls": list(urls), "output": output})
         else:
-            click.echo("".join(f"would fetch  {url}\n" for url in urls) + f"would write  {output}")
+            target = "to standard output" if output == STDOUT else output
+            click.echo("".join(f"would fetch  {url}\n" for url in urls) + f"would write  {target}")
         return
     with progress_display() as display:
         fetched = fetch_collateral(platform, source.client(display.report, display.note), source.evaluation)

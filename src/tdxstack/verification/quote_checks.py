@@ -38,7 +38,7 @@ def check_format(quote: Quote) -> Check:
         return fail("quote.format", expected, found, "; ".join(problems))
     if any(quote.trailing):
         detail = f"{len(quote.trailing)} bytes that are not all zero follow the quote; they mean nothing"
-        return Check("quote.format", Status.WARNING, expected, found, detail)
+        return Check("quote.format", Status.WARNING, detail=detail)
     return ok("quote.format", expected, found)
 
 
