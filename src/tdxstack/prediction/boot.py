@@ -86,9 +86,9 @@ def _direct_kernel(
         unified = UnifiedKernel.parse(image)
         if unified is None:
             running = _bare_kernel(file, path, options, initrd)
+        elif launch.initrd:
+            return [], unknown_rest(KERNEL_DOES, str(path), NO_SECOND_INITRD)
         else:
-            if launch.initrd:
-                return [], unknown_rest(KERNEL_DOES, str(path), NO_SECOND_INITRD)
             tables = machine.files[SMBIOS_TABLES]
             found = unified.events(options, str(path), secure_boot=keys.enforced, smbios_tables=tables)
             running = list(found)

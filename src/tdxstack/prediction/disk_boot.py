@@ -30,8 +30,8 @@ DROP_INS = (f"{LOADER}.extra.d", "loader/addons", "loader/credentials")
 
 _GRUB_PREFIX = re.compile(rb"/EFI/[A-Za-z0-9_-]{1,32}(?=\0)")
 
+USE_KNOWN = "use shim and GRUB, or a unified kernel image"
 SOURCE, LOADER_DOES = "disk image", "what the boot loader does"
-FOLLOWED = "boot through shim and GRUB, or give the kernel to QEMU"
 
 
 def disk_events(disk: Path | None, contents: Contents) -> list[ExpectedEvent]:
@@ -180,4 +180,4 @@ def _not_followed(image: Image, name: str) -> MalformedError:
             hint=f"start it as {LOADER}",
         )
     known = loader_name(image) or "a boot loader that is not known"
-    return MalformedError(f"{name} is {known}, neither shim nor GRUB", hint="use shim and GRUB")
+    return MalformedError(f"{name} is {known}, neither shim nor GRUB", hint=USE_KNOWN)
