@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from tdxstack.machine.qemu_command import build_qemu_command
 from tdxstack.machine.spec import DirectKernel, EmulatedTd, MachineSpec
 from tdxstack.machine.stopped import Launch
 from tdxstack.machine.store import MachineFiles
+from tdxstack.measurement.firmware_boot import IMAGE_SECURITY_DATABASE
+from tdxstack.measurement.pe import Image
 from tdxstack.platform import Platform
 from tdxstack.prediction.boot import predict
 from tdxstack.prediction.ext4 import Ext4
@@ -31,6 +35,7 @@ from tdxstack.toolbox.apt import extract
 from tdxstack.workflows.workshop import Workshop
 from tests.e2e.conftest import Recording, Tdx
 from tests.unit.measurement import pe_images
+from tests.unit.measurement.comparison.logs import signature_list
 
 BOOT_SECONDS = 300
 GLOBAL_VARIABLE = bytes.fromhex("61dfe48bca93d211aa0d00e098032b8c")
@@ -50,6 +55,24 @@ def without_platform_key(firmware: bytes) -> bytes:
     header = changed.index(GLOBAL_VARIABLE + "PK\0".encode("utf-16-le")) - 44
     assert changed[header : header + 3] == b"\xaa\x55\x3f"
     changed[header + 2] = 0x3D
+    return bytes(changed)
+
+
+def with_database(firmware: bytes, database: bytes) -> bytes:
+    """The same firmware with another db, written behind the last variable."""
+    changed = bytearray(firmware)
+    wide_name = "db\0".encode("utf-16-le")
+    old = changed.index(IMAGE_SECURITY_DATABASE.bytes_le + wide_name) - 44
+    assert changed[old : old + 3] == b"\xaa\x55\x3f"
+    new = bytes(changed[old : old + 40]) + len(database).to_bytes(4, "little")
+    new += IMAGE_SECURITY_DATABASE.bytes_le + wide_name + database
+    changed[old + 2] = 0x3D
+    end = old
+    while changed[end : end + 2] == b"\xaa\x55":
+        sizes = (int.from_bytes(changed[end + at : end + at + 4], "little") for at in (36, 40))
+        end += -(-(60 + sum(sizes)) // 4) * 4
+    assert not changed[end : end + len(new)].strip(b"\xff")
+    changed[end : end + len(new)] = new
     return bytes(changed)
 
 
@@ -111,6 +134,26 @@ def test_direct_kernels_of_many_sizes(
     assert expected == found
 
 
+def test_own_keys_and_a_second_disk(guest: DirectKernel, tdx: Tdx, tmp_path: Path) -> None:
+    """Secure Boot with a db that lets nothing start but this kernel, by its hash."""
+    database = signature_list(Image.parse(guest.kernel.read_bytes()).digest("sha256"))
+    with (tmp_path / "second").open("wb") as disk:
+        disk.truncate(64 << 20)
+    file = {"driver": "file", "filename": str(tmp_path / "second")}
+    second = json.dumps({"driver": "raw", "node-name": "disk1", "file": file})
+    expected, found = prediction_and_log(
+        guest,
+        tdx,
+        tmp_path,
+        2048,
+        2,
+        change=lambda firmware: with_database(firmware, database),
+        more=("-blockdev", second, "-device", "virtio-blk-pci,drive=disk1"),
+    )
+    assert expected == found
+    assert [kind for _, kind, _ in found].count("EV_EFI_VARIABLE_AUTHORITY") == 1
+
+
 @pytest.mark.parametrize("release", ["stable", "unstable"])
 def test_a_unified_kernel_image(release: str, guest: DirectKernel, tdx: Tdx, tmp_path: Path) -> None:
     """The distribution's systemd-stub; without Secure Boot, a command line from outside is taken."""
@@ -156,15 +199,18 @@ def prediction_and_log(
     memory_mib: int,
     vcpus: int,
     disk: Path | None = None,
+    change: Callable[[bytes], bytes] = without_platform_key,
+    more: tuple[str, ...] = (),
 ) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
     """The events that are predicted of a machine, and those that it logs.
 
-    It has a kernel from QEMU and a disk of the image, or starts from a `disk` of its own.
+    It has a kernel from QEMU and a disk of the image, or starts from a `disk` of its own. `change` makes
+    its firmware of the usual one, `more` are further options of QEMU.
     """
     files = MachineFiles(tmp_path, tmp_path)
     firmware = tmp_path / "firmware.fd"
     here = tdx.json("predict")["machine"]
-    firmware.write_bytes(without_platform_key(Path(here["firmware"]).read_bytes()))
+    firmware.write_bytes(change(Path(here["firmware"]).read_bytes()))
     workshop = Workshop(surroundings())
     if disk is None:
         workshop.overlay(workshop.image(), files.disk)
@@ -184,7 +230,7 @@ def prediction_and_log(
         memory_mib=memory_mib,
         emulated_td=EmulatedTd(tmp_path / "mac", bytes(48), bytes(16), bytes(16)),
     )
-    argv = build_qemu_command(spec, files)
+    argv = [*build_qemu_command(spec, files), *more]
     launch = Launch.parse(argv)
     machine = hardware(launch, tmp_path / "cache", confidential=True)
     prediction = predict(launch, firmware.read_bytes(), machine, files.disk)
