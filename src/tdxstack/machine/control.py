@@ -10,20 +10,24 @@ from tdxstack.machine.store import MachineStore
 from tdxstack.qemu import monitor
 
 NO_REBOOT = "-no-reboot"
-ENDED = "ended"
+ENDED, RUNNING = "ended", "running"
+MONITOR_SECONDS = 0.5
+"""How long a monitor that is free takes to answer, and more."""
 
 
 def run_state(store: MachineStore, name: str) -> str:
     """`ended`, or QEMU's word for what the machine does (`running`, `paused`, `guest-panicked`, ...).
 
-    A machine whose monitor does not answer is `unresponsive`.
+    A monitor serves one at a time: of a machine that another command watches, as `tdx up` does until it has
+    booted, only that it is `running` can be told.
     """
     if not store.is_running(name):
         return ENDED
     try:
-        return str(monitor.execute(store.files(name).monitor, "query-status")["status"])
+        answer = monitor.execute(store.files(name).monitor, "query-status", within=MONITOR_SECONDS)
+        return str(answer["status"])
     except UnavailableError:
-        return "unresponsive" if store.is_running(name) else ENDED
+        return RUNNING if store.is_running(name) else ENDED
 
 
 def suspend(store: MachineStore, name: str) -> None:

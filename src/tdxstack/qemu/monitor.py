@@ -52,12 +52,12 @@ class Monitor:
 
 
 @contextlib.asynccontextmanager
-async def connect(socket: Path) -> AsyncIterator[Monitor]:
-    """Connect to the QMP socket at `socket`; `UnavailableError` where nobody answers."""
+async def connect(socket: Path, within: float = CONNECT_TIMEOUT) -> AsyncIterator[Monitor]:
+    """Connect to the QMP socket at `socket`; `UnavailableError` where nobody answers `within` seconds."""
     client = QMPClient("tdx")
     client.logger.propagate = False
     try:
-        await asyncio.wait_for(client.connect(str(socket)), CONNECT_TIMEOUT)
+        await asyncio.wait_for(client.connect(str(socket)), within)
     except (QMPError, OSError, TimeoutError) as error:
         raise UnavailableError(
             f"no QEMU monitor answers at {socket}: {error or 'timed out'}",
@@ -70,11 +70,17 @@ async def connect(socket: Path) -> AsyncIterator[Monitor]:
             await client.disconnect()
 
 
-def execute(socket: Path, command: str, arguments: dict[str, object] | None = None) -> Any:
+def execute(
+    socket: Path,
+    command: str,
+    arguments: dict[str, object] | None = None,
+    *,
+    within: float = CONNECT_TIMEOUT,
+) -> Any:
     """Connect, execute one command, disconnect; raises as `connect` and `Monitor.execute` do."""
 
     async def once() -> Any:
-        async with connect(socket) as monitor:
+        async with connect(socket, within) as monitor:
             return await monitor.execute(command, arguments)
 
     return asyncio.run(once())
