@@ -1,27 +1,35 @@
-"""What is done to a machine that runs, seen from inside it."""
+"""What is done to a machine that runs, seen from inside it. The machine is this file's own."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Recording, Tdx
+from tests.e2e.conftest import Tdx
 
-NAME = "recorded"
+NAME = "controlled"
 
 
-def test_exec_passes_words_output_and_exit_code(tdx: Tdx, recording: Recording) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def machine(tdx: Tdx, emulator_binary: Path) -> Iterator[None]:
+    tdx.run("up", "--name", NAME, "--platform", "emulated", "--yes")
+    yield
+    tdx.run("down", NAME, "--force")
+
+
+def test_exec_passes_words_output_and_exit_code(tdx: Tdx) -> None:
     done = tdx.run("vm", "exec", NAME, "--", "sh", "-c", "echo out; echo 'two  words' >&2; exit 7", code=7)
     assert (done.stdout, done.stderr) == ("out\n", "two  words\n")
     document = json.loads(tdx.run("vm", "exec", "--json", NAME, "false").stdout)
     assert document == {"exit_code": 1, "stdout": "", "stderr": ""}
 
 
-def test_files_go_in_and_come_back(tdx: Tdx, recording: Recording, tmp_path: Path) -> None:
+def test_files_go_in_and_come_back(tdx: Tdx, tmp_path: Path) -> None:
     (tmp_path / "there").write_bytes(bytes(range(256)) * 40)
     tdx.run("vm", "cp", str(tmp_path / "there"), f"{NAME}:/root/copied")
     tdx.run("vm", "cp", f"{NAME}:/root/copied", str(tmp_path / "back"))
@@ -30,7 +38,7 @@ def test_files_go_in_and_come_back(tdx: Tdx, recording: Recording, tmp_path: Pat
     assert not (tmp_path / "none").exists()
 
 
-def test_a_suspended_machine_stands_still(tdx: Tdx, recording: Recording) -> None:
+def test_a_suspended_machine_stands_still(tdx: Tdx) -> None:
     tdx.run("vm", "suspend", NAME)
     try:
         assert tdx.json("vm", "show", NAME)["state"] == "paused"
@@ -41,7 +49,7 @@ def test_a_suspended_machine_stands_still(tdx: Tdx, recording: Recording) -> Non
     tdx.run("vm", "exec", NAME, "true")
 
 
-def test_the_console_shows_what_the_guest_writes(tdx: Tdx, recording: Recording) -> None:
+def test_the_console_shows_what_the_guest_writes(tdx: Tdx) -> None:
     console = subprocess.Popen(
         [sys.executable, "-m", "tdxstack", "vm", "console", NAME],
         env=tdx.environment,
@@ -68,7 +76,7 @@ def test_the_console_shows_what_the_guest_writes(tdx: Tdx, recording: Recording)
 
 
 @pytest.mark.parametrize("force", [(), ("--force",)], ids=["asked", "reset"])
-def test_a_rebooted_td_is_measured_anew(tdx: Tdx, recording: Recording, force: tuple[str, ...]) -> None:
+def test_a_rebooted_td_is_measured_anew(tdx: Tdx, force: tuple[str, ...]) -> None:
     """The boot gives the same registers, and what was extended while the TD ran is gone."""
     unused = "00" * 48
     assert registers(tdx)["rtmr3"] == unused
