@@ -193,13 +193,19 @@ def _event(where: str, value: Any) -> ReferenceEvent:
 
 
 def _digest(where: str, value: object) -> bytes:
+    digest = digest_of(value)
+    if digest is None:
+        raise _bad(where, f"is no value of {DIGEST_SIZE} bytes in hexadecimal digits")
+    return digest
+
+
+def digest_of(value: object) -> bytes | None:
+    """The 48 bytes of a JSON value of hexadecimal digits; None if it is anything else."""
     try:
         digest = bytes.fromhex(value) if isinstance(value, str) else b""
     except ValueError:
-        digest = b""
-    if len(digest) != DIGEST_SIZE:
-        raise _bad(where, f"is no value of {DIGEST_SIZE} bytes in hexadecimal digits")
-    return digest
+        return None
+    return digest if len(digest) == DIGEST_SIZE else None
 
 
 def _bad(where: str, problem: str) -> MalformedError:

@@ -14,13 +14,12 @@ from tdxstack.evidence.document import Evidence
 from tdxstack.measurement import reference
 from tdxstack.measurement.comparison.memory_size import MIB
 from tdxstack.measurement.comparison.side import REGISTERS, Entry, Side, entries_of_log, type_value
-from tdxstack.measurement.reference import Reference
+from tdxstack.measurement.reference import Reference, digest_of
 from tdxstack.measurement.replay import replay
 
 NOT_KNOWN = (
     "give an event log, a quote, a TDREPORT, evidence of `tdx-guest collect`, or what `tdx predict` wrote"
 )
-DIGEST_SIZE = 48
 MAX_EVENTS = 100_000
 """Events of a prediction that are read."""
 
@@ -152,10 +151,7 @@ def _entry(name: str, number: int, event: object) -> Entry:
 def _digest(name: str, where: str, value: object) -> bytes | None:
     if value is None:
         return None
-    try:
-        digest = bytes.fromhex(value) if isinstance(value, str) else b""
-    except ValueError:
-        digest = b""
-    if len(digest) != DIGEST_SIZE:
+    digest = digest_of(value)
+    if digest is None:
         raise MalformedError(f"{name}: {where} is no SHA-384 in hexadecimal digits", hint=NOT_KNOWN)
     return digest
