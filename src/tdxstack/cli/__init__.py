@@ -113,6 +113,8 @@ def main(arguments: list[str] | None = None) -> None:
         hint = f"see: {error.ctx.command_path} --help" if error.ctx else "see: tdx --help"
         sys.exit(_report(words, error.format_message(), hint, 2))
     except (click.Abort, KeyboardInterrupt):
+        # An object that was half made when the interrupt came, such as an event loop, complains as it goes.
+        sys.unraisablehook = lambda _complaint: None
         sys.exit(_report(words, "interrupted", "", INTERRUPTED))
     except OSError as error:
         if isinstance(error, BrokenPipeError):

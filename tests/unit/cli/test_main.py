@@ -103,6 +103,37 @@ def test_sigterm_ends_a_service_as_an_interrupt(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
+HALF_MADE = """
+import click
+from tdxstack import cli
+
+class Loop:
+    def __init__(self):
+        raise KeyboardInterrupt
+    def __del__(self):
+        self.never_set
+
+@click.command()
+def half():
+    Loop()
+
+cli.COMMANDS["half"] = ("__main__:half", "Be interrupted.")
+cli.main(["half"])
+"""
+
+
+def test_interrupt_leaves_no_complaint_of_what_was_half_made(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HALF_MADE],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 130
+    assert done.stderr.lstrip() == "error: interrupted\n"
+
+
 def test_help_lists_every_command(tmp_path: Path) -> None:
     text = run(tmp_path, "--help").stdout
     for name in ("up", "down", "doctor", "host", "emulator", "firmware", "image", "vm", "evidence", "serve"):
