@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.e2e.conftest import Recording, Tdx
+from tdxstack.testing.runner import Recording, Tdx
 
 PINNED = "10.2.2"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Tdx
+from tdxstack.testing.runner import Tdx
 
 NAME = "controlled"
 

@@ -31,9 +31,9 @@ from tdxstack.prediction.ext4 import Ext4
 from tdxstack.prediction.hardware import hardware
 from tdxstack.prediction.partitions import read_partitions
 from tdxstack.prediction.qcow2 import open_disk
+from tdxstack.testing.runner import Recording, Tdx
 from tdxstack.toolbox.apt import extract
 from tdxstack.workflows.workshop import Workshop
-from tests.e2e.conftest import Recording, Tdx
 from tests.unit.measurement import pe_images
 from tests.unit.measurement.comparison.logs import signature_list
 

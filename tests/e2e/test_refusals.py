@@ -12,9 +12,9 @@ from tdxstack.collateral.bundle import Collateral
 from tdxstack.evidence.document import Evidence
 from tdxstack.measurement.mrtd import mrtd
 from tdxstack.quoting.pki import open_pki
+from tdxstack.testing.runner import Recording, Tdx
 from tdxstack.verification.boot import Expectation
 from tdxstack.verification.certificates import TrustAnchor
-from tests.e2e.conftest import Recording, Tdx
 from tests.recorded_boot import ALLOW_EMULATED, Keys, Recorded, with_evidence
 from tests.verification_mutations import MUTATIONS, Mutation, flipped
 

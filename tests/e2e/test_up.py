@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
 import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tdxstack.abi.quote import Quote
-from tests.e2e.conftest import Recording, Tdx
+from tdxstack.testing.runner import Recording, Tdx, wait_for
 
 STATUSES = {"ok", "fail", "warning", "not_applicable", "unknown"}
 
@@ -127,7 +122,7 @@ def test_second_machine_of_a_name_is_refused(tdx: Tdx, recording: Recording) -> 
 
 
 def test_failed_boot_keeps_the_logs_that_its_error_names(tdx: Tdx, recording: Recording) -> None:
-    with started(tdx, "up", "--name", "failed", "--platform", "emulated") as process:
+    with tdx.started("up", "--name", "failed", "--platform", "emulated") as process:
         wait_for(lambda: "failed" in tdx.machines())
         wait_for(lambda: tdx.json("vm", "show", "failed")["ssh_port"])
         os.kill(tdx.json("vm", "show", "failed")["pid"], signal.SIGKILL)
@@ -141,7 +136,7 @@ def test_failed_boot_keeps_the_logs_that_its_error_names(tdx: Tdx, recording: Re
 
 
 def test_second_command_for_a_name_hurts_nothing(tdx: Tdx, recording: Recording) -> None:
-    with started(tdx, "up", "--name", "contended", "--platform", "emulated") as process:
+    with tdx.started("up", "--name", "contended", "--platform", "emulated") as process:
         wait_for((tdx.runtime / "tdxstack/machines/contended/qmp").exists)
         for words in (("up", "--name", "contended", "--platform", "emulated"), ("down", "contended")):
             assert "in use by another process" in tdx.run(*words, code=3).stderr
@@ -153,7 +148,7 @@ def test_second_command_for_a_name_hurts_nothing(tdx: Tdx, recording: Recording)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_leaves_no_machine(tdx: Tdx, recording: Recording, number: signal.Signals) -> None:
-    with started(tdx, "up", "--name", "interrupted", "--platform", "emulated") as process:
+    with tdx.started("up", "--name", "interrupted", "--platform", "emulated") as process:
         wait_for((tdx.runtime / "tdxstack/machines/interrupted/qmp").exists)
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
@@ -206,24 +201,6 @@ def test_killed_machine_is_told_from_a_running_one(tdx: Tdx, recording: Recordin
     tdx.run("down", "recorded")
 
 
-@contextlib.contextmanager
-def started(tdx: Tdx, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A command that runs beside the test, and not longer."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tdxstack", *arguments],
-        env=tdx.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def offline(recording: Recording) -> list[str]:
     """`tdx evidence verify` of the recording, as a relying party with the files would call it."""
     evidence = json.loads((recording.files / "evidence.json").read_text())
@@ -247,10 +224,3 @@ def qemu_processes(name: str) -> list[str]:
         except OSError:
             continue
     return found
-
-
-def wait_for(condition: Any, seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.2)
