@@ -44,12 +44,15 @@ class _Tool:
     """Whether any version will do, so that the host's own is taken where there is one."""
     settings: tuple[tuple[str, str], ...] = ()
     """Environment of the program; `$root` is the tree."""
+    interpreter: str = ""
+    """What runs it, for a program that is a script: a path in the tree."""
 
 
 TOOLSETS = {
     # libarchive: what mke2fs loads to fill a file system from a tar archive
     "image": Toolset(("mtools", "dosfstools", "e2fsprogs", "libarchive13t64")),
     "qemu-img": Toolset(("qemu-utils",)),
+    "secure-boot": Toolset(("sbsigntool", "libfaketime", "python3-virt-firmware")),
     "ssh": Toolset(("openssh-client",)),
     # option ROMs, SeaBIOS and the loader of -kernel, which QEMU's source as Debian has it lacks
     "qemu-data": Toolset(("qemu-system-data", "seabios", "ipxe-qemu"), with_dependencies=False),
@@ -59,6 +62,10 @@ TOOLSETS = {
 _FAT = (("GCONV_PATH", f"$root/{_LIBRARIES}/gconv"),)
 _MTOOLS = (("MTOOLSRC", "/dev/null"), *_FAT)
 _MKE2FS = (("MKE2FS_CONFIG", "$root/etc/mke2fs.conf"),)
+# what it signs bears the time; FAKETIME lets the caller choose it
+_FAKETIME = (("LD_PRELOAD", f"$root/{_LIBRARIES}/faketime/libfaketime.so.1"),)
+_PYTHON_PROGRAM = "usr/bin/python3"
+_PYTHON = (("PYTHONHOME", "$root/usr"), ("PYTHONNOUSERSITE", "1"), ("PYTHONSAFEPATH", "1"))
 
 _TOOLS = {
     "mcopy": _Tool("image", "mtools", "usr/bin/mcopy", settings=_MTOOLS),
@@ -66,9 +73,18 @@ _TOOLS = {
     "mkfs.ext4": _Tool("image", "e2fsprogs", "usr/sbin/mkfs.ext4", settings=_MKE2FS),
     "mkfs.vfat": _Tool("image", "dosfstools", "usr/sbin/mkfs.vfat", settings=_FAT),
     "qemu-img": _Tool("qemu-img", "qemu-utils", "usr/bin/qemu-img", prefer_host=True),
+    "sbsign": _Tool("secure-boot", "sbsigntool", "usr/bin/sbsign", settings=_FAKETIME),
+    "sbverify": _Tool("secure-boot", "sbsigntool", "usr/bin/sbverify"),
     "scp": _Tool("ssh", "openssh-client", "usr/bin/scp", prefer_host=True),
     "ssh": _Tool("ssh", "openssh-client", "usr/bin/ssh", prefer_host=True),
     "ssh-keygen": _Tool("ssh", "openssh-client", "usr/bin/ssh-keygen", prefer_host=True),
+    "virt-fw-vars": _Tool(
+        "secure-boot",
+        "python3-virt-firmware",
+        "usr/bin/virt-fw-vars",
+        settings=_PYTHON,
+        interpreter=_PYTHON_PROGRAM,
+    ),
 }
 
 
@@ -177,7 +193,7 @@ class Toolbox:
         record = self._read(toolset)
         place = self._directory / str(record.get("tree", "."))
         whole = record.get("wanted") == list(TOOLSETS[toolset].packages) and (place / "root").is_dir()
-        return place if whole else None
+        return place if whole and _has_scripts(toolset, place) else None
 
     def _record(self, toolset: str) -> Path:
         return self._directory / f"{toolset}.json"
@@ -201,21 +217,34 @@ def _key(suites: Sequence[str], debs: Sequence[Deb]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
+def _tools(toolset: str) -> dict[str, _Tool]:
+    return {name: tool for name, tool in _TOOLS.items() if tool.toolset == toolset}
+
+
+def _has_scripts(toolset: str, place: Path) -> bool:
+    """Whether a tree was made by a version of tdxstack that starts its programs as this one does."""
+    try:
+        return all(
+            (place / "run" / name).read_text() == _script(tool) for name, tool in _tools(toolset).items()
+        )
+    except FileNotFoundError:
+        return False
+
+
 def _write_scripts(toolset: str, root: Path, directory: Path) -> None:
     directory.mkdir(exist_ok=True)
-    for name, tool in _TOOLS.items():
-        if tool.toolset != toolset:
-            continue
+    for name, tool in _tools(toolset).items():
         if not (root / tool.path).exists():
             raise UnavailableError(
                 f"the packages of toolset {toolset} have no {tool.path}", hint="use another --mirror"
             )
-        files.write_atomically(directory / name, _script(root, tool).encode(), mode=0o755)
+        files.write_atomically(directory / name, _script(tool).encode(), mode=0o755)
 
 
-def _script(root: Path, tool: _Tool) -> str:
+def _script(tool: _Tool) -> str:
     """A script that runs `tool` out of the tree `root` that is its directory's neighbour."""
     lines = ["#!/bin/sh", "root=${0%/*}/../root"]
     lines += [f'export {key}="{value}"' for key, value in tool.settings]
     command = [f'"$root/{_LOADER}"', "--library-path", f'"$root/{_LIBRARIES}"']
-    return "\n".join([*lines, " ".join(["exec", *command, f'"$root/{tool.path}"', '"$@"']), ""])
+    programs = [f'"$root/{path}"' for path in (tool.interpreter, tool.path) if path]
+    return "\n".join([*lines, " ".join(["exec", *command, *programs, '"$@"']), ""])

@@ -107,6 +107,23 @@ def test_a_damaged_record_is_made_again(toolbox: Toolbox, tmp_path: Path) -> Non
         assert toolbox.program("mkfs.ext4").path == first.parent / "run/mkfs.ext4"
 
 
+def test_scripts_of_another_version_are_made_again(toolbox: Toolbox) -> None:
+    program = toolbox.program("mkfs.ext4")
+    good = program.path.read_text()
+    for damage in (program.path.unlink, lambda: program.path.write_text("#!/bin/sh\n")):
+        damage()
+        assert toolbox.program("mkfs.ext4") == program
+        assert program.path.read_text() == good
+
+
+def test_a_script_is_run_by_its_interpreter(toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = programs._Tool("image", "e2fsprogs", "usr/sbin/debugfs", interpreter="usr/sbin/mkfs.ext4")
+    monkeypatch.setitem(programs._TOOLS, "script", tool)
+    program = toolbox.program("script")
+    done = subprocess.run(program.argv("a b"), capture_output=True, text=True, check=True)
+    assert done.stdout == f"{program.path.parent}/../root/usr/sbin/debugfs a b\n"
+
+
 def test_packages_without_the_program_are_refused(
     toolbox: Toolbox, local: LocalArchive, tmp_path: Path
 ) -> None:
