@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import pwd
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -73,6 +74,36 @@ def read_secret(path: Path) -> bytes:
                 hint=f"make it your own: chmod 600 {path}",
             )
         return file.read()
+
+
+def refuse_others(directory: Path, what: str) -> None:
+    """Raise `UnavailableError` where others than the owner can reach `directory` or a `.key` file in it.
+
+    `what` says in the error whose keys they are.
+    """
+    for path in (directory, *sorted(directory.glob("*.key"))):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise UnavailableError(
+                f"{path} has mode {mode:04o}: others can reach the keys of {what}",
+                hint=f"chmod go= {path}; if somebody may have read it, move {directory} away instead",
+            )
+
+
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A private directory to fill, which becomes `path` at the end of the block: whole or not at all.
+
+    The caller holds a lock that keeps others from making the same one.
+    """
+    unfinished = path.with_name(f".{path.name}.new")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(mode=0o700)
+    try:
+        yield unfinished
+        unfinished.rename(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextlib.contextmanager

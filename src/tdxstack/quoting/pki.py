@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from tdxstack.collateral import bundle
 from tdxstack.collateral.bundle import Collateral
 from tdxstack.errors import MalformedError, UnavailableError
-from tdxstack.files import lock, make_private, write_atomically
+from tdxstack.files import lock, make_private, new_directory, refuse_others, write_atomically
 from tdxstack.quoting import authority, tcb
 from tdxstack.quoting.authority import Key
 from tdxstack.quoting.pck import sgx_extension
@@ -127,7 +125,9 @@ def open_pki(directory: Path, now: datetime) -> Pki:
         make_private(directory.parent)
         with lock(directory.with_name(f".{directory.name}.lock")):
             if not directory.exists() or not any(directory.iterdir()):
-                _create(directory, now)
+                with new_directory(directory) as unfinished:
+                    _write_authorities(unfinished, EmulatedPlatform())
+                    _sign(unfinished, EmulatedPlatform(), now)
             pki = _load(directory)
             if pki.signed.is_current(now):
                 return pki
@@ -138,19 +138,6 @@ def open_pki(directory: Path, now: datetime) -> Pki:
             f"the emulated platform cannot be kept in {directory}: {error.strerror}: {error.filename}",
             hint="make that place writable for you, or choose another (XDG_DATA_HOME)",
         ) from None
-
-
-def _create(directory: Path, now: datetime) -> None:
-    """Make the whole PKI beside `directory` and move it there, so that it is whole or absent."""
-    unfinished = directory.with_name(f".{directory.name}.new")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(mode=0o700)
-    try:
-        _write_authorities(unfinished, EmulatedPlatform())
-        _sign(unfinished, EmulatedPlatform(), now)
-        unfinished.rename(directory)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _write_authorities(directory: Path, platform: EmulatedPlatform) -> None:
@@ -194,7 +181,7 @@ def _sign(directory: Path, platform: EmulatedPlatform, now: datetime) -> None:
 
 def _load(directory: Path) -> Pki:
     """Read and check everything: a PKI that is not whole is worse than none."""
-    _refuse_others(directory)
+    refuse_others(directory, "the emulated platform")
     root, platform_ca = _certificate(directory, _ROOT), _certificate(directory, _PLATFORM_CA)
     pck, tcb_signing = _certificate(directory, _PCK), _certificate(directory, _TCB_SIGNING)
     for name, certificate, issuer in (
@@ -251,16 +238,6 @@ def _load_signed(
         issued=max(starts),
         next_update=min(ends),
     )
-
-
-def _refuse_others(directory: Path) -> None:
-    for path in (directory, *directory.glob("*.key")):
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
-            raise UnavailableError(
-                f"{path} has mode {mode:04o}: others can reach the keys of the emulated platform",
-                hint=f"chmod go= {path}; if somebody may have read it, move {directory} away instead",
-            )
 
 
 def _certificate(directory: Path, name: str) -> x509.Certificate:

@@ -16,6 +16,7 @@ from tdxstack.errors import UnavailableError
 from tdxstack.files import Directories, make_private
 from tdxstack.firmware.fetch import cached, fetch
 from tdxstack.firmware.find import Firmware, find, open_image
+from tdxstack.firmware.keys import OwnKeys, open_own_keys
 from tdxstack.host_access import Kvm
 from tdxstack.image import build as image_build
 from tdxstack.image.build import Image
@@ -162,6 +163,10 @@ class Workshop:
             argv = program.argv("-q", "-t", "ed25519", "-N", "", "-C", "tdxstack", "-f", path)
             run(argv, timeout=KEYGEN_SECONDS)
         return public.read_text(encoding="ascii").strip()
+
+    def own_keys(self) -> OwnKeys:
+        """The user's Secure Boot keys, made on first use."""
+        return open_own_keys(self._surroundings.directories.data / "secure-boot")
 
     def _source(self, version: str, source: Path | None) -> Source:
         if source is not None:

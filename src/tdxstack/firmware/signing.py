@@ -1,0 +1,59 @@
+"""Signs EFI programs for Secure Boot, by sbsign: kernels, unified kernel images, boot loaders."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tdxstack.errors import CommandError
+from tdxstack.firmware.keys import DB, OWNER, OwnKeys
+from tdxstack.firmware.signatures import authority, certificate_list
+from tdxstack.measurement.pe import Image
+from tdxstack.run import Report, run, silent
+from tdxstack.toolbox.programs import Toolbox
+
+_SECONDS = 120.0
+
+
+def sign(program: bytes, keys: OwnKeys, toolbox: Toolbox, *, report: Report = silent) -> bytes:
+    """An EFI program with a signature of the own db key behind those that it has.
+
+    The same program gives the same bytes: the signature bears the time from which the key is valid, which no
+    firmware looks at.
+    Raises `MalformedError` for what is no PE image, `CommandError` where sbsign fails.
+    """
+    Image.parse(program)
+    with tempfile.TemporaryDirectory(prefix="tdx-sign-") as name:
+        source, target = Path(name, "program.efi"), Path(name, "signed.efi")
+        source.write_bytes(program)
+        command = sign_command(source, target, keys, toolbox, report=report)
+        run([*_fixed_time(keys), *command], timeout=_SECONDS)
+        signed = target.read_bytes()
+    if not is_signed_by(Image.parse(signed), keys):
+        raise CommandError(
+            "sbsign made a signature that firmware would not accept",
+            hint="check that it is a whole EFI program",
+        )
+    return signed
+
+
+def sign_command(
+    source: Path, target: Path, keys: OwnKeys, toolbox: Toolbox, *, report: Report = silent
+) -> list[str]:
+    """What signs the file `source` into the file `target`."""
+    pair = ("--key", keys.key_file(DB), "--cert", keys.certificate_file(DB))
+    return toolbox.program("sbsign", report).argv(*pair, "--output", target, source)
+
+
+def _fixed_time(keys: OwnKeys) -> list[str]:
+    """What gives libfaketime(1), in the toolbox's sbsign, a time that stands still."""
+    start = int(keys.certificates[DB].not_valid_before_utc.timestamp())
+    return ["env", "TZ=UTC", "FAKETIME_FMT=%s", f"FAKETIME={start}"]
+
+
+def is_signed_by(image: Image, keys: OwnKeys) -> bool:
+    """Whether a firmware whose db holds only the own key lets it start."""
+    certificate = keys.certificates[DB].public_bytes(Encoding.DER)
+    return authority(image, certificate_list(OWNER, certificate)) is not None
