@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import selectors
 import shlex
@@ -31,6 +32,9 @@ MAX_OUTPUT = 64 << 20
 """Bytes that a program may print before it is taken for one that never ends."""
 
 STOP_GRACE_SECONDS = 5.0
+
+_F_SETSIG = 10
+"""fcntl(2); not in Python's module."""
 
 
 def silent(_text: str, _fraction: float | None = None) -> None:
@@ -61,12 +65,13 @@ def run(
     timeout: float | None = None,
     check: bool = True,
     max_output: int = MAX_OUTPUT,
+    cancel: int | None = None,
 ) -> Completed:
     """Run a program to its end and return its output; `input` is at most a pipe full (64 KiB).
 
     Raises `UnavailableError` where the program is missing and `CommandError` where it fails
-    (`check`), overruns `timeout` seconds or prints more than `max_output` bytes. The whole process
-    group dies with the call.
+    (`check`), overruns `timeout` seconds, prints more than `max_output` bytes, or the file descriptor
+    `cancel` can be read. The whole process group dies with the call.
     """
     words = tuple(os.fspath(word) for word in argv)
     with _group(
@@ -77,10 +82,41 @@ def run(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
-        stdout, stderr = _collect(process, words, input, timeout, max_output)
+        stdout, stderr = _collect(process, words, input, timeout, max_output, cancel)
     if check and process.returncode:
         raise failure(words, process.returncode, stderr.decode(errors="replace"))
     return Completed(words, process.returncode, stdout, stderr)
+
+
+async def run_async(
+    argv: Argv,
+    *,
+    env: Mapping[str, str] | None = None,
+    input: bytes = b"",
+    timeout: float | None = None,
+    check: bool = True,
+    max_output: int = MAX_OUTPUT,
+) -> Completed:
+    """`run`, awaited; where the wait is cancelled, the program's whole group has ended when this returns."""
+    # Here, since most commands do without them.
+    import asyncio
+    import concurrent.futures
+
+    cancel, ours = os.pipe()
+
+    def call() -> Completed:
+        return run(
+            argv, env=env, input=input, timeout=timeout, check=check, max_output=max_output, cancel=cancel
+        )
+
+    # A thread of its own: asyncio's are few, and all of them may be waiting for programs.
+    thread = concurrent.futures.ThreadPoolExecutor(1)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(thread, call)
+    finally:
+        os.close(ours)
+        thread.shutdown()
+        os.close(cancel)
 
 
 def stream(
@@ -197,12 +233,41 @@ def start(
     return process.pid
 
 
+class Leash:
+    """Ends one program when this process ends, however that comes about.
+
+    The program inherits the reading end of a pipe, and the kernel is told to send it SIGKILL when the writing
+    end closes, which only this process holds (F_SETOWN and F_SETSIG of fcntl(2)). That needs no process that
+    watches, and unlike PR_SET_PDEATHSIG does not depend on the thread that started the program.
+    """
+
+    def __init__(self) -> None:
+        self._theirs, self._ours = os.pipe()
+
+    @property
+    def descriptor(self) -> int:
+        """What the program is to inherit."""
+        return self._theirs
+
+    def tie(self, pid: int) -> None:
+        """Tie the program that has inherited the descriptor; from then on `cut` ends it."""
+        fcntl.fcntl(self._theirs, fcntl.F_SETOWN, pid)
+        fcntl.fcntl(self._theirs, _F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(self._theirs, fcntl.F_SETFL, fcntl.fcntl(self._theirs, fcntl.F_GETFL) | os.O_ASYNC)
+
+    def cut(self) -> None:
+        """End the program, if it still lives."""
+        os.close(self._theirs)
+        os.close(self._ours)
+
+
 def _collect(
     process: subprocess.Popen[bytes],
     words: Sequence[str],
     input: bytes,
     timeout: float | None,
     max_output: int,
+    cancel: int | None,
 ) -> tuple[bytes, bytes]:
     """Feed a child and read what it prints, until it ends."""
     assert process.stdin and process.stdout and process.stderr
@@ -214,17 +279,23 @@ def _collect(
     with selectors.DefaultSelector() as selector:
         for pipe in printed:
             selector.register(pipe, selectors.EVENT_READ)
-        while selector.get_map():
+        if cancel is not None:
+            selector.register(cancel, selectors.EVENT_READ)
+        open_pipes = len(printed)
+        while open_pipes:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             ready = selector.select(left)
             if not ready and left is not None:
                 raise _overrun(words, timeout)
             for key, _ in ready:
+                if key.fileobj == cancel:
+                    raise CommandError(f"{words[0]} was ended before its time")
                 pipe = process.stdout if key.fileobj is process.stdout else process.stderr
                 data = os.read(pipe.fileno(), READ_SIZE)
                 printed[pipe] += data
                 if not data:
                     selector.unregister(pipe)
+                    open_pipes -= 1
                 if len(printed[pipe]) > max_output:
                     raise CommandError(f"{words[0]} printed more than {max_output} bytes")
     try:

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import asyncio
 import os
+import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
 import pytest
 
 from tdxstack.errors import CommandError, UnavailableError
-from tdxstack.run import command_line, converse, run, start, stream
+from tdxstack.run import command_line, converse, run, run_async, start, stream
 
 PYTHON = sys.executable
 
@@ -121,3 +124,66 @@ def test_a_conversation_has_an_end() -> None:
         converse([sys.executable, "-c", "import time; time.sleep(60)"], timeout=0.3) as conversation,
     ):
         conversation.ask("x", "OK")
+
+
+def test_awaited_program_gives_its_output() -> None:
+    done = asyncio.run(run_async([PYTHON, "-c", "print(input()[::-1])"], input=b"abc\n"))
+    assert (done.returncode, done.stdout) == (0, b"cba\n")
+
+
+def test_awaited_programs_run_side_by_side() -> None:
+    """More than asyncio has threads on any machine of ours."""
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(run_async(["sleep", "0.5"], timeout=20) for _ in range(40)))
+
+    began = time.monotonic()
+    asyncio.run(all_of_them())
+    assert time.monotonic() - began < 10
+
+
+def test_cancelled_wait_ends_the_whole_process_group(tmp_path: Path) -> None:
+    pids = tmp_path / "pid"
+
+    async def give_up() -> None:
+        task = asyncio.create_task(run_async(["sh", "-c", f"sleep 60 & echo $! > {pids}; wait"]))
+        while not (pids.exists() and pids.read_text()):
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(give_up())
+    _assert_gone(int(pids.read_text()))
+
+
+LEASHED = textwrap.dedent(
+    """\
+    import sys, time
+    from pathlib import Path
+    from tdxstack.run import Leash, start
+    leash = Leash()
+    pid = start(["sleep", "60"], log=Path("/dev/null"), pass_fds=[leash.descriptor])
+    leash.tie(pid)
+    if sys.argv[1] == "cut":
+        leash.cut()
+    print(pid, flush=True)
+    time.sleep(60)
+    """
+)
+
+
+@pytest.mark.parametrize("how", ["killed", "cut"])
+def test_leashed_program_ends_with_its_owner(how: str) -> None:
+    owner = subprocess.Popen([PYTHON, "-c", LEASHED, how], stdout=subprocess.PIPE)
+    assert owner.stdout is not None
+    try:
+        pid = int(owner.stdout.readline())
+        if how == "killed":
+            assert Path(f"/proc/{pid}").exists()
+            owner.kill()
+        _assert_gone(pid)
+    finally:
+        owner.kill()
+        owner.wait()
+        owner.stdout.close()
