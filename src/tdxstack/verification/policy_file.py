@@ -7,28 +7,22 @@ is said nowhere on the way to a policy is the strict default of `Policy`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Annotated, Any, Final
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from tdxstack import yaml_text
 from tdxstack.abi.tdreport import TD_ATTRIBUTE_NAMES
 from tdxstack.errors import MalformedError
 from tdxstack.evidence.binding import NONCE_SIZE, host_key_blob
-from tdxstack.terminal import printable
 from tdxstack.verification.policy import PCK_CAS, AllOf, AnyOf, AnyPolicy, Policy
 from tdxstack.verification.tcb_info import TcbStatus
-
-MAX_SIZE: Final = 1 << 20
-"""Bytes of a policy file."""
 
 MAX_DEPTH: Final = 16
 """Policies within policies."""
 
-_MAX_TOLD = 50
-_MAX_PLACE = 200
 _HINT = "docs/reference/policy.md describes every key"
 _NO_SERVICE_TD = bytes(48)
 _NEVER_ACCEPTED = (TcbStatus.REVOKED, TcbStatus.NOT_SUPPORTED)
@@ -38,38 +32,13 @@ _DURATION = re.compile(r"(\d{1,6}) ?(days?|hours?|d|h)")
 
 def parse_policy(text: bytes) -> AnyPolicy:
     """Read a policy in YAML. Raises `MalformedError` that lists everything that is wrong, with its place."""
-    if len(text) > MAX_SIZE:
-        raise MalformedError(f"policy: {len(text)} bytes, more than {MAX_SIZE}", hint=_HINT)
-    try:
-        document = yaml.load(text, Loader=_Loader)  # noqa: S506 - it makes nothing but strings, lists, mappings
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedError(f"policy: {_one_line(error)}", hint="a policy is YAML") from None
-    if document in (None, ""):
-        document = {}
+    document = yaml_text.load(text, "policy", hint=_HINT)
     try:
         return _policy(_Node.model_validate(document), {}, "policy", 0)
     except ValidationError as error:
-        problems = [f"{_place(item['loc'])}: {_problem(item)}" for item in error.errors()[:_MAX_TOLD]]
-        if error.error_count() > _MAX_TOLD:
-            problems.append(f"and {error.error_count() - _MAX_TOLD} more")
-        raise MalformedError(f"policy: {'; '.join(problems)}", hint=_HINT) from None
+        raise yaml_text.invalid(error, "policy", hint=_HINT) from None
     except RecursionError:
         raise MalformedError("policy: nested too deeply", hint=_HINT) from None
-
-
-class _Loader(yaml.BaseLoader):
-    """Strings, lists and mappings only: a digest of digits stays text. A key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key, _ in node.value:
-            name = self.construct_object(key, deep=True)
-            if isinstance(name, str) and name in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {name!r} is given twice", key.start_mark
-                )
-            seen.add(name if isinstance(name, str) else None)
-        return super().construct_mapping(node, deep)
 
 
 def _listed(value: object) -> object:
@@ -319,20 +288,3 @@ _TOGETHER: Final[dict[str, Callable[[Any, Any], Any]]] = {
 
 def _set(values: list[Any] | None) -> frozenset[Any] | None:
     return None if values is None else frozenset(values)
-
-
-def _place(location: tuple[int | str, ...]) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return printable(text.removeprefix(".")[:_MAX_PLACE]) or "document"
-
-
-def _problem(item: Any) -> str:
-    if item["type"] == "extra_forbidden":
-        return "there is no such key"
-    if item["type"] == "enum":
-        return f"{str(item['input'])[:40]!r} is not one of {', '.join(TcbStatus)}"
-    return str(item["msg"]).removeprefix("Value error, ")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

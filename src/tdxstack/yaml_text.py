@@ -1,0 +1,70 @@
+"""YAML as people write it for us: read into strings, lists and mappings, every mistake told with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from enum import Enum
+from typing import Any, Final
+
+import yaml
+from pydantic import ValidationError
+
+from tdxstack.errors import MalformedError
+from tdxstack.terminal import printable
+
+MAX_SIZE: Final = 1 << 20
+"""Bytes of a document."""
+
+_MAX_TOLD = 50
+_MAX_PLACE = 200
+
+
+class _Loader(yaml.BaseLoader):
+    """Strings, lists and mappings only: a digest of digits stays text. A key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if isinstance(name, str) and name in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {name!r} is given twice", key.start_mark
+                )
+            seen.add(name if isinstance(name, str) else None)
+        return super().construct_mapping(node, deep)
+
+
+def load(text: bytes, what: str, *, hint: str) -> object:
+    """The document `text`; an empty one is an empty mapping.
+
+    Raises `MalformedError`, which begins with `what` it should have been.
+    """
+    if len(text) > MAX_SIZE:
+        raise MalformedError(f"{what}: {len(text)} bytes, more than {MAX_SIZE}", hint=hint)
+    try:
+        document = yaml.load(text, Loader=_Loader)  # noqa: S506 - it makes nothing but strings, lists, mappings
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedError(f"{what}: {' '.join(str(error).split())}", hint=f"a {what} is YAML") from None
+    return {} if document in (None, "") else document
+
+
+def invalid(error: ValidationError, what: str, *, hint: str) -> MalformedError:
+    """The error that lists everything that is wrong with a document, each with its place."""
+    problems = [f"{_place(item['loc'])}: {_problem(item)}" for item in error.errors()[:_MAX_TOLD]]
+    if error.error_count() > _MAX_TOLD:
+        problems.append(f"and {error.error_count() - _MAX_TOLD} more")
+    return MalformedError(f"{what}: {'; '.join(problems)}", hint=hint)
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return printable(text.removeprefix(".")[:_MAX_PLACE]) or "document"
+
+
+def _problem(item: Any) -> str:
+    if item["type"] == "extra_forbidden":
+        return "there is no such key"
+    if item["type"] in ("enum", "literal_error"):
+        known = str(item["ctx"]["expected"]).replace(" or ", ", ").replace("'", "")
+        return f"{str(item['input'])[:40]!r} is not one of {known}"
+    return str(item["msg"]).removeprefix("Value error, ")

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tdxstack import yaml_text
+from tdxstack.errors import MalformedError
+
+
+class Pet(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["cat", "dog"] = "cat"
+    ages: list[int] = []
+
+
+def problem(document: object) -> str:
+    with pytest.raises(ValidationError) as caught:
+        Pet.model_validate(document)
+    return yaml_text.invalid(caught.value, "pet", hint="see above").message
+
+
+def test_scalars_stay_text() -> None:
+    assert yaml_text.load(b"a: 0755\nb: [yes, 1.0]\n", "pet", hint="") == {"a": "0755", "b": ["yes", "1.0"]}
+
+
+@pytest.mark.parametrize("text", [b"", b"\n", b"# nothing\n"])
+def test_nothing_is_an_empty_mapping(text: bytes) -> None:
+    assert yaml_text.load(text, "pet", hint="") == {}
+
+
+@pytest.mark.parametrize(
+    "text", [b"a: [", b"\xff", b"a: 1\na: 2\n", b"[" * 100_000, b"#" * (yaml_text.MAX_SIZE + 1)]
+)
+def test_what_is_no_yaml_is_told(text: bytes) -> None:
+    with pytest.raises(MalformedError, match="^pet: "):
+        yaml_text.load(text, "pet", hint="")
+
+
+def test_every_problem_has_its_place() -> None:
+    assert problem({"kind": "cow", "ages": ["1", "x"], "colour": "red"}) == (
+        "pet: kind: 'cow' is not one of cat, dog; "
+        "ages[1]: Input should be a valid integer, unable to parse string as an integer; "
+        "colour: there is no such key"
+    )
+
+
+def test_there_may_be_very_many() -> None:
+    assert problem({"ages": ["x"] * 60}).endswith("; and 10 more")
