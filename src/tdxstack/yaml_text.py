@@ -1,9 +1,8 @@
-"""YAML as people write it for us: read into strings, lists and mappings, every mistake told with its place."""
+"""YAML as people write it for us: read into strings, lists and mappings, each mistake told with its place."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from enum import Enum
 from typing import Any, Final
 
 import yaml

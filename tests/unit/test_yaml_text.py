@@ -35,7 +35,7 @@ def test_nothing_is_an_empty_mapping(text: bytes) -> None:
     "text", [b"a: [", b"\xff", b"a: 1\na: 2\n", b"[" * 100_000, b"#" * (yaml_text.MAX_SIZE + 1)]
 )
 def test_what_is_no_yaml_is_told(text: bytes) -> None:
-    with pytest.raises(MalformedError, match="^pet: "):
+    with pytest.raises(MalformedError, match=r"^pet: "):
         yaml_text.load(text, "pet", hint="")
 
 

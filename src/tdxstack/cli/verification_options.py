@@ -25,9 +25,9 @@ from tdxstack.evidence.binding import host_key_blob
 from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, MAX_CHAIN_SIZE, TrustAnchor
 from tdxstack.verification.inputs import load
 from tdxstack.verification.policy import AnyPolicy, Policy, each
-from tdxstack.verification.policy_file import MAX_SIZE as MAX_POLICY
 from tdxstack.verification.policy_file import parse_policy
 from tdxstack.verification.quoted_platform import platform_of_quote
+from tdxstack.yaml_text import MAX_SIZE as MAX_POLICY
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
