@@ -27,7 +27,10 @@ COMMANDS = {
     "doctor": ("tdxstack.cli.doctor:doctor", "Say whether this host can run TDs, and what to repair."),
     "host": ("tdxstack.cli.host:host", "Look after this machine as a TDX host."),
     "emulator": ("tdxstack.cli.emulator:emulator", "Build and look after the emulating QEMU."),
-    "firmware": ("tdxstack.cli.firmware:firmware", "Find TDVF and show what it measures to."),
+    "firmware": (
+        "tdxstack.cli.firmware:firmware",
+        "Find TDVF, show what it measures to, give it Secure Boot keys.",
+    ),
     "image": ("tdxstack.cli.image:image", "Build and look after guest images."),
     "vm": ("tdxstack.cli.vm:vm", "List, show, enter and control machines."),
     "quote": ("tdxstack.cli.quote:quote", "Show and verify quotes of TDs and SGX enclaves."),

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.edge import directories, surroundings
+from tdxstack.cli.firmware_keys import enroll_keys, sign
 from tdxstack.firmware.fetch import cached
 from tdxstack.firmware.find import Firmware, find, read_image
 from tdxstack.firmware.report import describe
@@ -21,7 +22,11 @@ from tdxstack.terminal import printable
 
 @click.group()
 def firmware() -> None:
-    """Find TDVF and show what it measures to."""
+    """Find TDVF, show what it measures to, give it Secure Boot keys."""
+
+
+firmware.add_command(enroll_keys, "enroll")
+firmware.add_command(sign)
 
 
 @firmware.command("list")

@@ -50,11 +50,21 @@ class OwnKeys:
 
     def certificate_file(self, name: str) -> Path:
         """The certificate of one of `NAMES`, PEM."""
-        return self.directory / f"{name}.pem"
+        return certificate_file(self.directory, name)
 
     def key_file(self, name: str) -> Path:
         """Its private key, PEM (PKCS #8), readable by the owner only."""
-        return self.directory / f"{name}.key"
+        return key_file(self.directory, name)
+
+
+def certificate_file(directory: Path, name: str) -> Path:
+    """Where a certificate is or would be."""
+    return directory / f"{name}.pem"
+
+
+def key_file(directory: Path, name: str) -> Path:
+    """Where a private key is or would be."""
+    return directory / f"{name}.key"
 
 
 def open_own_keys(directory: Path) -> OwnKeys:
@@ -81,9 +91,9 @@ def open_own_keys(directory: Path) -> OwnKeys:
 def _make(directory: Path, name: str) -> None:
     key = rsa.generate_private_key(RSA_EXPONENT, RSA_BITS)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    write_atomically(directory / f"{name}.key", pem, mode=0o600)
+    write_atomically(key_file(directory, name), pem, mode=0o600)
     certificate = _self_signed(f"tdxstack Secure Boot {name}", key)
-    write_atomically(directory / f"{name}.pem", certificate.public_bytes(Encoding.PEM))
+    write_atomically(certificate_file(directory, name), certificate.public_bytes(Encoding.PEM))
 
 
 def _self_signed(common_name: str, key: rsa.RSAPrivateKey) -> x509.Certificate:
@@ -105,10 +115,10 @@ def _self_signed(common_name: str, key: rsa.RSAPrivateKey) -> x509.Certificate:
 
 def _load(directory: Path, name: str) -> x509.Certificate:
     """Read and check one key and its certificate."""
-    path = directory / f"{name}.pem"
+    path = certificate_file(directory, name)
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
-        path = directory / f"{name}.key"
+        path = key_file(directory, name)
         key = load_pem_private_key(path.read_bytes(), password=None)
     except FileNotFoundError:
         raise _damaged(path, "is missing") from None

@@ -8,11 +8,11 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tdxstack.errors import CommandError
-from tdxstack.firmware.keys import DB, OWNER, OwnKeys
+from tdxstack.firmware.keys import DB, OWNER, OwnKeys, certificate_file, key_file
 from tdxstack.firmware.signatures import authority, certificate_list
 from tdxstack.measurement.pe import Image
 from tdxstack.run import Report, run, silent
-from tdxstack.toolbox.programs import Toolbox
+from tdxstack.toolbox.programs import Program, Toolbox
 
 _SECONDS = 120.0
 
@@ -28,7 +28,7 @@ def sign(program: bytes, keys: OwnKeys, toolbox: Toolbox, *, report: Report = si
     with tempfile.TemporaryDirectory(prefix="tdx-sign-") as name:
         source, target = Path(name, "program.efi"), Path(name, "signed.efi")
         source.write_bytes(program)
-        command = sign_command(source, target, keys, toolbox, report=report)
+        command = sign_command(toolbox.program("sbsign", report), source, target, keys.directory)
         run([*_fixed_time(keys), *command], timeout=_SECONDS)
         signed = target.read_bytes()
     if not is_signed_by(Image.parse(signed), keys):
@@ -39,12 +39,10 @@ def sign(program: bytes, keys: OwnKeys, toolbox: Toolbox, *, report: Report = si
     return signed
 
 
-def sign_command(
-    source: Path, target: Path, keys: OwnKeys, toolbox: Toolbox, *, report: Report = silent
-) -> list[str]:
-    """What signs the file `source` into the file `target`."""
-    pair = ("--key", keys.key_file(DB), "--cert", keys.certificate_file(DB))
-    return toolbox.program("sbsign", report).argv(*pair, "--output", target, source)
+def sign_command(program: Program, source: Path, target: Path, keys: Path) -> list[str]:
+    """How sbsign signs the file `source` into the file `target`, with the db key of the directory `keys`."""
+    pair = ("--key", key_file(keys, DB), "--cert", certificate_file(keys, DB))
+    return program.argv(*pair, "--output", target, source)
 
 
 def _fixed_time(keys: OwnKeys) -> list[str]:

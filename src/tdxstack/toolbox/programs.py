@@ -121,10 +121,10 @@ class Toolbox:
 
         Raises `UsageError` for a program that no toolset has, `UnavailableError` where it cannot be fetched.
         """
-        found = self._find(name)
+        found = self.find(name)
         if found.origin == "absent":
             self.tree(_tool(name).toolset, report)
-            found = self._find(name)
+            found = self.find(name)
         return found
 
     def tree(self, toolset: str, report: Report = silent, *, refresh: bool = False) -> Path:
@@ -163,7 +163,7 @@ class Toolbox:
 
     def status(self) -> list[Program]:
         """Every known program as it is now, without fetching anything."""
-        return [self._find(name) for name in sorted(_TOOLS)]
+        return [self.find(name) for name in sorted(_TOOLS)]
 
     def prune(self) -> list[Path]:
         """Delete the trees that newer ones have replaced, and return where they were."""
@@ -177,7 +177,8 @@ class Toolbox:
                         gone.append(path)
         return gone
 
-    def _find(self, name: str) -> Program:
+    def find(self, name: str) -> Program:
+        """The program `name` as it is now, not fetched. Raises `UsageError` where no toolset has it."""
         tool = _tool(name)
         if tool.prefer_host:
             host = shutil.which(name, path=self._search_path)

@@ -114,12 +114,15 @@ class Workshop:
         """TDVF: the file `path`, else what the host's descriptors offer, else the distribution's, fetched."""
         if path is not None:
             return open_image(path)
-        search = find(self._surroundings.firmware_places)
-        if search.found:
-            return search.first()
         cache = make_private(self._cache / "firmware")
-        found = cached(cache)
-        return found or fetch(self.apt(lambda archive: archive.unstable), cache, report=self._report)
+        return self.firmware_here() or fetch(
+            self.apt(lambda archive: archive.unstable), cache, report=self._report
+        )
+
+    def firmware_here(self) -> Firmware | None:
+        """TDVF that the host's descriptors offer, or that was fetched before; None without any."""
+        found = find(self._surroundings.firmware_places).found
+        return found[0] if found else cached(self._cache / "firmware")
 
     def host_qemu(self) -> str:
         """The host's QEMU, if it can start TDs on KVM; `UnavailableError` where it is missing or cannot."""
@@ -164,9 +167,14 @@ class Workshop:
             run(argv, timeout=KEYGEN_SECONDS)
         return public.read_text(encoding="ascii").strip()
 
+    @property
+    def own_keys_directory(self) -> Path:
+        """Where the user's Secure Boot keys are or would be."""
+        return self._surroundings.directories.data / "secure-boot"
+
     def own_keys(self) -> OwnKeys:
         """The user's Secure Boot keys, made on first use."""
-        return open_own_keys(self._surroundings.directories.data / "secure-boot")
+        return open_own_keys(self.own_keys_directory)
 
     def _source(self, version: str, source: Path | None) -> Source:
         if source is not None:
