@@ -20,6 +20,7 @@ step() {
     "$@"
 }
 
+step "$python" -m tests.prepare_host
 step "$python" -m ruff check .
 step "$python" -m ruff format --check .
 step "$python" -m mypy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -92,6 +93,7 @@ def test_one_initrd_stays_as_it_is_and_several_are_padded() -> None:
     assert unified.initrd == b"u\0\0\0abcde\0\0\0"
 
 
+@pytest.mark.skipif(shutil.which("cpio") is None, reason="cpio is not installed")
 def test_the_initrd_gets_sections_as_files(tmp_path: Path) -> None:
     unified = UnifiedKernel.parse(Image.parse(unified_program({".osrel": b"ID=x\n"})))
     assert unified is not None
