@@ -1,6 +1,6 @@
 """Install the host packages that the tests need, where this is root; elsewhere say which are missing.
 
-`python -m tests.prepare_host`, from `test.sh`. Tests whose program stays missing are skipped with that reason.
+`python -m tests.prepare_host`, from `test.sh`. Tests whose program stays missing are skipped.
 """
 
 from __future__ import annotations
