@@ -35,10 +35,12 @@ PURPOSES: dict[str, tuple[str, ...]] = {
         "zlib1g-dev",
     ),
     "image": ("mount", "uidmap"),
+    "libvirt": ("gcc", "libc6-dev", "libvirt-dev", "pkg-config", "python3-dev"),
     "tests": ("binutils", "cpio", "gcc", "openssh-client", "openssl"),
 }
-"""What packages are needed for: making `.venv`, building the emulator, building images without privilege, and
-the repository's own tests, which compare with what these programs say."""
+"""What packages are needed for: making `.venv`, building the emulator, building images without privilege,
+building libvirt's Python binding, and the repository's own tests, which compare with what these programs
+say."""
 
 _LISTS_AGE = timedelta(days=1)
 _QUERY_SECONDS = 60.0
