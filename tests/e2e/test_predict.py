@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
-import tarfile
 from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
@@ -17,8 +15,6 @@ import pytest
 from tdxstack.abi.event_log import Event, EventLog
 from tdxstack.cli.edge import surroundings
 from tdxstack.evidence.document import Evidence
-from tdxstack.image.disk import assemble
-from tdxstack.image.initramfs import initramfs
 from tdxstack.machine.qemu_command import build_qemu_command
 from tdxstack.machine.spec import DirectKernel, EmulatedTd, MachineSpec
 from tdxstack.machine.stopped import Launch
@@ -27,10 +23,7 @@ from tdxstack.measurement.firmware_boot import IMAGE_SECURITY_DATABASE
 from tdxstack.measurement.pe import Image
 from tdxstack.platform import Platform
 from tdxstack.prediction.boot import predict
-from tdxstack.prediction.ext4 import Ext4
 from tdxstack.prediction.hardware import hardware
-from tdxstack.prediction.partitions import read_partitions
-from tdxstack.prediction.qcow2 import open_disk
 from tdxstack.testing.runner import Recording, Tdx
 from tdxstack.toolbox.apt import extract
 from tdxstack.workflows.workshop import Workshop
@@ -108,22 +101,6 @@ def test_secure_boot_off_and_another_size(tdx: Tdx, recording: Recording, tmp_pa
         tdx.run("down", "setup", "--force")
 
 
-@pytest.fixture(scope="module")
-def guest(tdx: Tdx, emulator_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> DirectKernel:
-    """The image's own kernel, with an initrd that only prints the log."""
-    if shutil.which("gcc") is None:
-        pytest.skip("gcc is needed to build the test guest")
-    work = tmp_path_factory.mktemp("guest")
-    source = Path(__file__).with_name("dump_log.c")
-    subprocess.run(["gcc", "-O1", "-static", "-o", work / "init", source], check=True)
-    (work / "initrd").write_bytes(initramfs((work / "init").read_bytes(), []))
-    with open_disk(Path(tdx.json("predict")["machine"]["disk"])) as disk:
-        kernel = Ext4(disk, read_partitions(disk).partitions[1].start).read("/vmlinuz")
-    assert kernel is not None
-    (work / "vmlinuz").write_bytes(kernel)
-    return DirectKernel(work / "vmlinuz", work / "initrd", "console=ttyS0,115200 quiet panic=-1")
-
-
 @pytest.mark.parametrize(
     ("memory_mib", "vcpus"), [(1024, 1), (2048, 4), (3584, 2), (8192, 1)], ids=lambda value: str(value)
 )
@@ -163,18 +140,6 @@ def test_a_unified_kernel_image(release: str, guest: DirectKernel, tdx: Tdx, tmp
     assert expected == found
 
 
-def test_a_unified_kernel_image_on_a_disk(guest: DirectKernel, tdx: Tdx, tmp_path: Path) -> None:
-    program = unified_kernel("stable", guest, f" {guest.command_line}\n", tmp_path)
-    with tarfile.open(tmp_path / "root.tar", "w"):
-        pass
-    work = tmp_path / "work"
-    work.mkdir()
-    toolbox = Workshop(surroundings()).toolbox
-    disk = assemble(toolbox, tmp_path / "root.tar", {"EFI/BOOT/BOOTX64.EFI": program}, work, epoch=0)
-    expected, found = prediction_and_log(None, tdx, tmp_path, 1024, 1, disk)
-    assert expected == found
-
-
 def unified_kernel(release: str, guest: DirectKernel, command_line: str, place: Path) -> bytes:
     """A unified kernel image of the guest's kernel and initrd, with the stub of a release."""
     apt = Workshop(surroundings()).apt(attrgetter(release))
@@ -211,26 +176,12 @@ def prediction_and_log(
     firmware = tmp_path / "firmware.fd"
     here = tdx.json("predict")["machine"]
     firmware.write_bytes(change(Path(here["firmware"]).read_bytes()))
-    workshop = Workshop(surroundings())
     if disk is None:
+        workshop = Workshop(surroundings())
         workshop.overlay(workshop.image(), files.disk)
     else:
         disk.rename(files.disk)
-    files.authorized_key.write_text("none\n")
-    (tmp_path / "mac").write_bytes(bytes(32))
-    spec = MachineSpec(
-        name="matrix",
-        platform=Platform.EMULATED,
-        qemu=tuple(workshop.emulator().argv_prefix),
-        firmware=firmware,
-        disk=files.disk,
-        authorized_key="none",
-        direct_kernel=kernel,
-        vcpus=vcpus,
-        memory_mib=memory_mib,
-        emulated_td=EmulatedTd(tmp_path / "mac", bytes(48), bytes(16), bytes(16)),
-    )
-    argv = [*build_qemu_command(spec, files), *more]
+    argv = [*machine_argv(files, firmware, kernel, memory_mib, vcpus), *more]
     launch = Launch.parse(argv)
     machine = hardware(launch, tmp_path / "cache", confidential=True)
     prediction = predict(launch, firmware.read_bytes(), machine, files.disk)
@@ -242,3 +193,29 @@ def prediction_and_log(
     lines = [line for line in found[1].split() if re.fullmatch(r"[0-9a-f]{2,64}", line)]
     log = EventLog.parse(bytes.fromhex("".join(lines)))
     return predicted(prediction.to_json()), logged(log.events)
+
+
+def machine_argv(
+    files: MachineFiles,
+    firmware: Path,
+    kernel: DirectKernel | None = None,
+    memory_mib: int = 1024,
+    vcpus: int = 1,
+) -> list[str]:
+    """The command line of an emulated TD with the disk of `files`."""
+    files.authorized_key.write_text("none\n")
+    mac_key = files.directory / "mac"
+    mac_key.write_bytes(bytes(32))
+    spec = MachineSpec(
+        name="matrix",
+        platform=Platform.EMULATED,
+        qemu=tuple(Workshop(surroundings()).emulator().argv_prefix),
+        firmware=firmware,
+        disk=files.disk,
+        authorized_key="none",
+        direct_kernel=kernel,
+        vcpus=vcpus,
+        memory_mib=memory_mib,
+        emulated_td=EmulatedTd(mac_key, bytes(48), bytes(16), bytes(16)),
+    )
+    return build_qemu_command(spec, files)

@@ -1,0 +1,146 @@
+"""Firmware with own keys, watched while it starts what they have signed, and refuses everything else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from tdxstack.abi.event_log import EventLog
+from tdxstack.cli.edge import surroundings
+from tdxstack.evidence.document import Evidence
+from tdxstack.image.disk import assemble
+from tdxstack.machine.spec import DirectKernel
+from tdxstack.machine.store import MachineFiles
+from tdxstack.measurement.mrtd import mrtd
+from tdxstack.run import run
+from tdxstack.testing.runner import Tdx
+from tdxstack.workflows.workshop import Workshop
+from tests.e2e.test_predict import logged, machine_argv, predicted, prediction_and_log, unified_kernel
+
+REFUSAL_SECONDS = 120
+AUTHORITY = "EV_EFI_VARIABLE_AUTHORITY"
+
+
+@pytest.fixture(scope="module")
+def original(tdx: Tdx) -> Path:
+    """The distribution's firmware, with Microsoft's keys."""
+    return Path(tdx.json("predict")["machine"]["firmware"])
+
+
+@pytest.fixture(scope="module")
+def unsigned(guest: DirectKernel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A unified kernel image that prints its log."""
+    place = tmp_path_factory.mktemp("uki")
+    path = place / "unsigned.efi"
+    path.write_bytes(unified_kernel("stable", guest, f" {guest.command_line}\n", place))
+    return path
+
+
+@pytest.fixture(scope="module")
+def signed(tdx: Tdx, unsigned: Path) -> Path:
+    """The same, signed with the own key."""
+    path = unsigned.with_name("signed.efi")
+    document = tdx.json("firmware", "sign", str(unsigned), "-o", str(path))
+    verify = Workshop(surroundings()).toolbox.program("sbverify")
+    run(verify.argv("--cert", document["certificate"], path))
+    other = Path(document["certificate"]).with_name("KEK.pem")
+    assert run(verify.argv("--cert", other, path), check=False).returncode == 1
+    return path
+
+
+def disk_with(program: Path, place: Path) -> Path:
+    """A disk that starts a program."""
+    place.mkdir()
+    (place / "work").mkdir()
+    with tarfile.open(place / "root.tar", "w"):
+        pass
+    toolbox = Workshop(surroundings()).toolbox
+    esp = {"EFI/BOOT/BOOTX64.EFI": program.read_bytes()}
+    return assemble(toolbox, place / "root.tar", esp, place / "work", epoch=0)
+
+
+def enrolled(tdx: Tdx, original: Path, output: Path, *options: str) -> bytes:
+    """The original firmware with other keys; it starts as the same TD, as far as MRTD says."""
+    document = tdx.json("firmware", "enroll", str(original), "-o", str(output), *options)
+    image = output.read_bytes()
+    assert mrtd(image) == mrtd(original.read_bytes())
+    assert document["mrtd"]["single_pass"] == mrtd(image).single_pass.hex()
+    return image
+
+
+def test_a_program_of_ones_own_starts_under_ones_own_keys_alone(
+    signed: Path, original: Path, tdx: Tdx, tmp_path: Path
+) -> None:
+    image = enrolled(tdx, original, tmp_path / "own.fd", "--no-microsoft")
+    disk = disk_with(signed, tmp_path / "disk")
+    expected, found = prediction_and_log(None, tdx, tmp_path, 1024, 1, disk, change=lambda _: image)
+    assert expected == found
+    assert [kind for _, kind, _ in found].count(AUTHORITY) == 1
+
+
+def test_in_setup_mode_an_unsigned_program_starts(
+    unsigned: Path, original: Path, tdx: Tdx, tmp_path: Path
+) -> None:
+    image = enrolled(tdx, original, tmp_path / "setup.fd", "--setup-mode")
+    disk = disk_with(unsigned, tmp_path / "disk")
+    expected, found = prediction_and_log(None, tdx, tmp_path, 1024, 1, disk, change=lambda _: image)
+    assert expected == found
+    assert AUTHORITY not in [kind for _, kind, _ in found]
+
+
+def test_unsigned_and_changed_programs_are_refused(
+    signed: Path, unsigned: Path, original: Path, tdx: Tdx, tmp_path: Path
+) -> None:
+    """Two disks, one with each: the firmware tries both."""
+    enrolled(tdx, original, tmp_path / "own.fd")
+    changed = tmp_path / "changed.efi"
+    program = bytearray(signed.read_bytes())
+    program[len(program) // 2] ^= 1
+    changed.write_bytes(program)
+    disks = [disk_with(one, tmp_path / one.stem) for one in (unsigned, changed)]
+    for disk in disks:
+        options = ("--firmware", str(tmp_path / "own.fd"), "--image", str(disk))
+        document = tdx.json("predict", *options, code=1)
+        assert "Secure Boot will not let" in json.dumps(document["events"][-1])
+    files = MachineFiles(tmp_path, tmp_path)
+    disks[0].rename(files.disk)
+    file = {"driver": "file", "filename": str(disks[1])}
+    second = json.dumps({"driver": "qcow2", "node-name": "disk1", "file": file})
+    more = ("-blockdev", second, "-device", "virtio-blk-pci,drive=disk1,bootindex=1")
+    machine = subprocess.Popen([*machine_argv(files, tmp_path / "own.fd"), *more])
+    try:
+        console = ""
+        deadline = time.monotonic() + REFUSAL_SECONDS
+        while console.count("Access Denied") < 2 and machine.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+            if files.console_log.exists():
+                console = files.console_log.read_text(errors="replace")
+    finally:
+        machine.kill()
+        machine.wait()
+    assert console.count("failed to load Boot") == 2, console
+    assert console.count("Access Denied") == 2, console
+    assert "log begins" not in console
+
+
+def test_ones_own_keys_beside_microsofts(original: Path, tdx: Tdx, tmp_path: Path) -> None:
+    """Shim and GRUB of the distribution start, and what the TD measures is what was predicted."""
+    enrolled(tdx, original, tmp_path / "own.fd")
+    firmware = ("--firmware", str(tmp_path / "own.fd"))
+    expected = tdx.json("predict", *firmware)
+    document = tdx.json("up", "--name", "own-keys", "--platform", "emulated", "--yes", *firmware)
+    try:
+        measured = {name: register["measured"] for name, register in document["registers"].items()}
+        assert {name: measured[name] for name in expected["registers"]} == expected["registers"]
+        assert measured["mrtd"] == mrtd(original.read_bytes()).single_pass.hex()
+        assert measured["rtmr0"] != tdx.json("predict")["registers"]["rtmr0"]
+        evidence = Evidence.from_json((tdx.files("own-keys") / "evidence.json").read_bytes())
+        assert evidence.ccel_data is not None
+        assert predicted(expected) == logged(EventLog.parse(evidence.ccel_data).events)
+    finally:
+        tdx.run("down", "own-keys", "--force")
