@@ -45,9 +45,10 @@ COMMANDS = {
     "predict": ("tdxstack.cli.predict:predict", "Predict what a TD will measure, before it boots."),
     "compare": ("tdxstack.cli.compare:compare", "Say why two measurements differ."),
     "guest": ("tdxstack.cli.guest:guest", "Inside a TD: its evidence, its measurement registers."),
+    "test": ("tdxstack.cli.test:test", "Find out whether machines work on this host."),
     "serve": ("tdxstack.cli.serve:serve", "Run the services of the stack."),
 }
-AS_ROOT = ("up", "emulator", "image", "doctor", "host", "guest")
+AS_ROOT = ("up", "emulator", "image", "doctor", "host", "guest", "test")
 """Commands that keep root's powers under sudo: to install packages, to look at the host or change it, or to
 get evidence, which the kernel gives to nobody else."""
 

@@ -14,7 +14,7 @@ import pytest
 
 from tdxstack.errors import TdxError
 from tdxstack.host_access import RealHost
-from tdxstack.platform import Platform, PlatformChoice, choose_platform
+from tdxstack.platform import Platform, PlatformChoice, choose_platform, why_no_tdx
 from tdxstack.testing.runner import Recording, Tdx
 
 MARKERS = (
@@ -53,11 +53,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     choice = config.stash[CHOICE]
+    why_emulated = why_no_tdx(RealHost()) or "the emulated platform was asked for"
     for item in items:
         if "tdx" in getattr(item, "fixturenames", ()):
             item.add_marker("e2e")
         if item.get_closest_marker("hardware") and choice.emulated:
-            item.add_marker(pytest.mark.skip(f"needs TDX hardware: {choice.reason}"))
+            item.add_marker(pytest.mark.skip(f"needs TDX hardware: {why_emulated}"))
         if item.get_closest_marker("emulated") and not choice.emulated:
             item.add_marker(pytest.mark.skip("is about emulated TDs"))
 
