@@ -18,7 +18,9 @@ import pytest
 from tdxstack.cli.edge import surroundings
 from tdxstack.files import Directories
 from tdxstack.machine.instance import start_machine, wait_until_ready
-from tdxstack.machine.spec import EmulatedTd, MachineSpec
+from tdxstack.machine.placement import EmulatedSilicon, Placement
+from tdxstack.machine.spec import MachineSpec
+from tdxstack.machine.spec_parts import Kind
 from tdxstack.machine.store import MachineStore
 from tdxstack.platform import Platform
 from tdxstack.quoting.pki import open_pki
@@ -46,26 +48,25 @@ def test_boot(kind: str, where: Surroundings, benchmark: Any) -> None:
     emulator, firmware, image = workshop.emulator(), workshop.firmware(), workshop.image()
     pki = open_pki(where.directories.data / "pki", where.clock())
     store = MachineStore(where.directories)
-    spec = MachineSpec(
-        name=f"bench-{kind}",
+    spec = MachineSpec(name=f"bench-{kind}")
+    placement = Placement(
         platform=Platform.EMULATED,
         qemu=tuple(emulator.argv_prefix),
         firmware=firmware.path,
-        disk=image.path,
         authorized_key="ssh-ed25519 AAAA bench",
-        emulated_td=EmulatedTd(
+        silicon=EmulatedSilicon(
             pki.report_mac_key_file, pki.platform.mrseam, pki.platform.cpusvn, pki.platform.tee_tcb_svn
         ),
     )
     if kind == "ordinary":
-        spec = replace(spec, td=None, emulated_td=None)
+        spec, placement = spec.changed(kind=Kind.EFI), replace(placement, silicon=None)
 
     def prepare() -> None:
         bring_down(store, spec.name, force=True)
         workshop.overlay(image, store.prepare(spec.name).disk)
 
     def boot() -> None:
-        start_machine(store, spec, where.clock())
+        start_machine(store, spec, placement, where.clock())
         wait_until_ready(store.files(spec.name), BOOT_SECONDS, lambda line: None)
 
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tdxstack.image.initramfs import initramfs
-from tdxstack.machine.spec import DirectKernel
+from tdxstack.machine.spec_parts import DirectKernel
 from tdxstack.prediction.ext4 import Ext4
 from tdxstack.prediction.partitions import read_partitions
 from tdxstack.prediction.qcow2 import open_disk
@@ -29,4 +29,8 @@ def guest(tdx: Tdx, emulator_binary: Path, tmp_path_factory: pytest.TempPathFact
         kernel = Ext4(disk, read_partitions(disk).partitions[1].start).read("/vmlinuz")
     assert kernel is not None
     (work / "vmlinuz").write_bytes(kernel)
-    return DirectKernel(work / "vmlinuz", work / "initrd", "console=ttyS0,115200 quiet panic=-1")
+    return DirectKernel(
+        kernel=work / "vmlinuz",
+        initrd=work / "initrd",
+        command_line="console=ttyS0,115200 quiet panic=-1",
+    )

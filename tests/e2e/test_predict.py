@@ -15,8 +15,10 @@ import pytest
 from tdxstack.abi.event_log import Event, EventLog
 from tdxstack.cli.edge import surroundings
 from tdxstack.evidence.document import Evidence
+from tdxstack.machine.placement import EmulatedSilicon, Placement
 from tdxstack.machine.qemu_command import build_qemu_command
-from tdxstack.machine.spec import DirectKernel, EmulatedTd, MachineSpec
+from tdxstack.machine.spec import MachineSpec
+from tdxstack.machine.spec_parts import DirectKernel
 from tdxstack.machine.stopped import Launch
 from tdxstack.machine.store import MachineFiles
 from tdxstack.measurement.firmware_boot import IMAGE_SECURITY_DATABASE
@@ -135,7 +137,7 @@ def test_own_keys_and_a_second_disk(guest: DirectKernel, tdx: Tdx, tmp_path: Pat
 def test_a_unified_kernel_image(release: str, guest: DirectKernel, tdx: Tdx, tmp_path: Path) -> None:
     """The distribution's systemd-stub; without Secure Boot, a command line from outside is taken."""
     (tmp_path / "uki.efi").write_bytes(unified_kernel(release, guest, "quiet", tmp_path))
-    boot = DirectKernel(tmp_path / "uki.efi", command_line=f" {guest.command_line}  ")
+    boot = DirectKernel(kernel=tmp_path / "uki.efi", command_line=f" {guest.command_line}  ")
     expected, found = prediction_and_log(boot, tdx, tmp_path, 1024, 1)
     assert expected == found
 
@@ -206,16 +208,12 @@ def machine_argv(
     files.authorized_key.write_text("none\n")
     mac_key = files.directory / "mac"
     mac_key.write_bytes(bytes(32))
-    spec = MachineSpec(
-        name="matrix",
+    spec = MachineSpec(name="matrix", direct_kernel=kernel, vcpus=vcpus, memory=memory_mib)
+    placement = Placement(
         platform=Platform.EMULATED,
         qemu=tuple(Workshop(surroundings()).emulator().argv_prefix),
         firmware=firmware,
-        disk=files.disk,
         authorized_key="none",
-        direct_kernel=kernel,
-        vcpus=vcpus,
-        memory_mib=memory_mib,
-        emulated_td=EmulatedTd(mac_key, bytes(48), bytes(16), bytes(16)),
+        silicon=EmulatedSilicon(mac_key, bytes(48), bytes(16), bytes(16)),
     )
-    return build_qemu_command(spec, files)
+    return build_qemu_command(spec, placement, files)

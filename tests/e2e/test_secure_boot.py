@@ -14,7 +14,7 @@ from tdxstack.abi.event_log import EventLog
 from tdxstack.cli.edge import surroundings
 from tdxstack.evidence.document import Evidence
 from tdxstack.image.disk import assemble
-from tdxstack.machine.spec import DirectKernel
+from tdxstack.machine.spec_parts import DirectKernel
 from tdxstack.machine.store import MachineFiles
 from tdxstack.measurement.mrtd import mrtd
 from tdxstack.run import run

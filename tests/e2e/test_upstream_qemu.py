@@ -20,8 +20,11 @@ import pytest
 
 from tdxstack.abi import td_hob, tdvf
 from tdxstack.cli.edge import surroundings
+from tdxstack.machine.placement import Placement
 from tdxstack.machine.qemu_command import build_qemu_command
-from tdxstack.machine.spec import MachineSpec, TdSettings
+from tdxstack.machine.spec import MachineSpec
+from tdxstack.machine.spec_parts import Td
+from tdxstack.machine.spec_values import UnixAddress
 from tdxstack.machine.store import MachineFiles
 from tdxstack.measurement.mrtd import mrtd
 from tdxstack.platform import Platform
@@ -37,6 +40,7 @@ CHUNK = 256
 TDX_VM = "5"
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 SEPT_VE_DISABLE = 1 << 28
+TD = MachineSpec(name="td")
 
 
 @dataclass(frozen=True)
@@ -52,23 +56,20 @@ class Upstream:
         return self.directory / "trace"
 
     @property
-    def spec(self) -> MachineSpec:
-        """A hardware TD with the defaults of `tdx up`."""
-        return MachineSpec(
-            name="td",
+    def placement(self) -> Placement:
+        return Placement(
             platform=Platform.HARDWARE,
             qemu=self.qemu,
             firmware=self.firmware,
-            disk=self.directory / "base.qcow2",
             authorized_key="ssh-ed25519 AAAA tdx",
-            quote_socket=self.directory / "qgs",
+            quote_service=UnixAddress(self.directory / "qgs"),
         )
 
     def argv(self, spec: MachineSpec) -> list[str]:
         """The product's command line, with a machine that stays stopped."""
         files = self.files
-        files.authorized_key.write_text(spec.authorized_key)
-        return [*build_qemu_command(spec, files), "-S"]
+        files.authorized_key.write_text(self.placement.authorized_key)
+        return [*build_qemu_command(spec, self.placement, files), "-S"]
 
     @property
     def files(self) -> MachineFiles:
@@ -168,8 +169,8 @@ def upstream(workshop: Workshop, program: tuple[str, ...]) -> Iterator[Upstream]
 
 
 def test_asks_for_the_td_that_the_specification_describes(upstream: Upstream) -> None:
-    td = TdSettings(mrconfigid=b"\xc0" * 48, mrowner=b"\x0e" * 48, mrownerconfig=bytes(range(48)))
-    calls = upstream.build(replace(upstream.spec, vcpus=4, td=td))
+    td = Td(mrconfigid=b"\xc0" * 48, mrowner=b"\x0e" * 48, mrownerconfig=bytes(range(48)))
+    calls = upstream.build(TD.changed(vcpus=4, td=td))
 
     assert [call.values["type"] for call in calls if call.name == "create_vm"] == [TDX_VM]
     (init,) = [call.values for call in calls if call.name == "init_vm"]
@@ -187,7 +188,7 @@ def test_asks_for_the_td_that_the_specification_describes(upstream: Upstream) ->
 @pytest.mark.parametrize("memory_mib", [2048, 3584, 8192])
 def test_measures_what_we_measure(upstream: Upstream, memory_mib: int) -> None:
     """MRTD and the TD HOB of the pages that QEMU would have added are those that the library computes."""
-    calls = upstream.build(replace(upstream.spec, memory_mib=memory_mib))
+    calls = upstream.build(TD.changed(memory=memory_mib))
     regions = [call.values for call in calls if call.name == "init_mem_region"]
     firmware = upstream.firmware.read_bytes()
     metadata = tdvf.parse_image(firmware)
@@ -230,7 +231,7 @@ REFUSED = {
 def test_refuses(upstream: Upstream, case: str) -> None:
     """One option changed, and QEMU refuses the machine, as our own checks assume that it does."""
     option, old, new, message = REFUSED[case]
-    argv = upstream.argv(upstream.spec)
+    argv = upstream.argv(TD)
     at = argv.index(option) + 1
     assert old in argv[at]
     argv[at] = argv[at].replace(old, new, 1)
@@ -249,17 +250,17 @@ def test_refuses_firmware(upstream: Upstream, firmware: str, message: str) -> No
     """A file that is not there, one that is no multiple of 64 KiB, and one without TDVF metadata."""
     (upstream.directory / "odd.fd").write_bytes(bytes(0x10001))
     (upstream.directory / "plain.fd").write_bytes(bytes(0x40000))
-    argv = upstream.argv(replace(upstream.spec, firmware=upstream.directory / firmware))
+    argv = replace(upstream, firmware=upstream.directory / firmware).argv(TD)
     assert message in upstream.refusal(argv)
 
 
 def test_refuses_flash(upstream: Upstream) -> None:
-    argv = upstream.argv(upstream.spec)
+    argv = upstream.argv(TD)
     at = argv.index("-bios")
     argv[at : at + 2] = ["-drive", f"if=pflash,format=raw,readonly=on,file={upstream.firmware}"]
     assert "pflash with kvm requires KVM readonly memory support" in upstream.refusal(argv)
 
 
 def test_refuses_a_kvm_without_tdx(upstream: Upstream) -> None:
-    output = upstream.refusal(upstream.argv(upstream.spec), FAKE_KVM_WITHOUT_TDX="1")
+    output = upstream.refusal(upstream.argv(TD), FAKE_KVM_WITHOUT_TDX="1")
     assert "vm-type TDX not supported by KVM" in output

@@ -8,53 +8,48 @@ from pathlib import Path
 
 import pytest
 
-from tdxstack.errors import UnavailableError
+from tdxstack.errors import MalformedError, UnavailableError, UsageError
+from tdxstack.machine.placement import EmulatedSilicon, Placement
 from tdxstack.machine.qemu_command import build_qemu_command
-from tdxstack.machine.spec import DirectKernel, EmulatedTd, MachineSpec, PageTracking, TdSettings
+from tdxstack.machine.spec import MachineSpec
+from tdxstack.machine.spec_parts import DirectKernel, Emulation, Kind, PageTracking, Td
+from tdxstack.machine.spec_values import UnixAddress
 from tdxstack.machine.store import MachineFiles
 from tdxstack.platform import Platform
 
 GOLDEN = Path(__file__).parent
 FILES = MachineFiles(Path("/data/machines/td"), Path("/run/tdxstack/machines/td"))
-EMULATED = MachineSpec(
-    name="td",
+EMULATED = Placement(
     platform=Platform.EMULATED,
     qemu=("/opt/emulator/qemu-system-x86_64", "-L", "/opt/emulator/data"),
     firmware=Path("/fw/OVMF.inteltdx.ms.fd"),
-    disk=Path("/images/base.qcow2"),
     authorized_key="ssh-ed25519 AAAA tdx",
-    emulated_td=EmulatedTd(Path("/data/pki/mac.key"), b"\1" * 48, b"\2" * 16, b"\3" * 16),
-    quote_socket=Path("/run/tdxstack/qgs"),
+    silicon=EmulatedSilicon(Path("/data/pki/mac.key"), b"\1" * 48, b"\2" * 16, b"\3" * 16),
+    quote_service=UnixAddress(Path("/run/tdxstack/qgs")),
 )
-HARDWARE = replace(
-    EMULATED,
-    platform=Platform.HARDWARE,
-    qemu=("qemu-system-x86_64",),
-    emulated_td=None,
-    vcpus=4,
-    memory_mib=8192,
+HARDWARE = replace(EMULATED, platform=Platform.HARDWARE, qemu=("qemu-system-x86_64",), silicon=None)
+ORDINARY = replace(EMULATED, silicon=None)
+TD = MachineSpec(name="td")
+DIRECT = DirectKernel(
+    kernel=Path("/boot/vmlinuz"), initrd=Path("/boot/initrd.img"), command_line="console=ttyS0 quiet"
 )
-SPECS = {
-    "emulated-td": EMULATED,
-    "emulated-td-strict-debug": replace(
-        EMULATED,
-        td=TdSettings(debug=True, mrconfigid=b"\4" * 48),
-        emulated_td=EmulatedTd(
-            Path("/data/pki/mac.key"), b"\1" * 48, b"\2" * 16, b"\3" * 16, ve=True, sept=PageTracking.ON
+MACHINES = {
+    "emulated-td": (TD, EMULATED),
+    "emulated-td-strict-debug": (
+        TD.changed(
+            td=Td(debug=True, mrconfigid=b"\4" * 48), emulation=Emulation(ve=True, sept=PageTracking.ON)
         ),
-    ),
-    "emulated-td-direct-kernel": replace(
         EMULATED,
-        direct_kernel=DirectKernel(Path("/boot/vmlinuz"), Path("/boot/initrd.img"), "console=ttyS0 quiet"),
     ),
-    "hardware-td": HARDWARE,
-    "ordinary-on-tcg": replace(EMULATED, td=None, emulated_td=None, quote_socket=None),
+    "emulated-td-direct-kernel": (TD.changed(direct_kernel=DIRECT), EMULATED),
+    "hardware-td": (TD.changed(vcpus=4, memory=8192), HARDWARE),
+    "ordinary-on-tcg": (TD.changed(kind=Kind.EFI), ORDINARY),
 }
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", MACHINES)
 def test_command_line_is_as_recorded(name: str) -> None:
-    lines = _lines(build_qemu_command(SPECS[name], FILES))
+    lines = _lines(build_qemu_command(*MACHINES[name], FILES))
     golden = GOLDEN / f"qemu-{name}.txt"
     if os.environ.get("TDX_UPDATE_GOLDEN") == "1":
         golden.write_text(lines)
@@ -62,13 +57,26 @@ def test_command_line_is_as_recorded(name: str) -> None:
 
 
 def test_commas_in_paths_are_doubled() -> None:
-    argv = build_qemu_command(EMULATED, replace(FILES, runtime=Path("/run/a,b")))
+    argv = build_qemu_command(TD, EMULATED, replace(FILES, runtime=Path("/run/a,b")))
     assert "unix:/run/a,,b/qmp,server=on,wait=off" in argv
 
 
 def test_overlong_socket_path_is_refused() -> None:
     with pytest.raises(UnavailableError, match="longer than 107 bytes"):
-        build_qemu_command(EMULATED, replace(FILES, runtime=Path("/run") / ("x" * 110)))
+        build_qemu_command(TD, EMULATED, replace(FILES, runtime=Path("/run") / ("x" * 110)))
+
+
+def test_what_the_chosen_platform_refuses_is_refused() -> None:
+    with pytest.raises(MalformedError, match=r"td\.debug: .*DEBUG"):
+        build_qemu_command(TD.changed(td=Td(debug=True)), HARDWARE, FILES)
+
+
+@pytest.mark.parametrize(
+    "placement", [replace(EMULATED, silicon=None), replace(HARDWARE, silicon=EMULATED.silicon)]
+)
+def test_silicon_goes_with_emulated_tds_only(placement: Placement) -> None:
+    with pytest.raises(UsageError, match="needs silicon"):
+        build_qemu_command(TD, placement, FILES)
 
 
 def _lines(argv: list[str]) -> str:

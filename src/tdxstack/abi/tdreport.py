@@ -24,6 +24,8 @@ REPORT_VERSIONS: Final = (0, 1)
 TD_ATTRIBUTE_DEBUG: Final = 1 << 0
 TD_ATTRIBUTE_SEPT_VE_DISABLE: Final = 1 << 28
 TD_ATTRIBUTE_MIGRATABLE: Final = 1 << 29
+TD_ATTRIBUTE_PKS: Final = 1 << 30
+TD_ATTRIBUTE_PERFMON: Final = 1 << 63
 TD_UNTRUSTED_MASK: Final = 0xFF
 """ATTRIBUTES bits 7:0, the "TD under debug" group: if one is set, the host can look into the TD."""
 

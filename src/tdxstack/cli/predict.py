@@ -14,7 +14,7 @@ from tdxstack.cli.edge import mirror_options, surroundings
 from tdxstack.cli.progress import progress_display
 from tdxstack.errors import UsageError
 from tdxstack.files import write_atomically
-from tdxstack.machine.spec import DirectKernel
+from tdxstack.machine.spec_parts import DirectKernel
 from tdxstack.measurement.corim import to_corim
 from tdxstack.measurement.reference import Reference
 from tdxstack.platform import Platform
@@ -92,6 +92,11 @@ def predict(
         raise UsageError("--initrd and --append go with --kernel", hint="give --kernel FILE")
     if portable and output is None:
         raise UsageError("--portable is about the file of --output", hint="give --output FILE")
+    direct_kernel = None
+    if kernel is not None:
+        direct_kernel = DirectKernel(
+            kernel=kernel.absolute(), initrd=initrd and initrd.absolute(), command_line=append
+        )
     request = PredictRequest(
         name=name,
         platform=Platform(platform) if platform else None,
@@ -99,9 +104,7 @@ def predict(
         image=image,
         vcpus=vcpus,
         memory_mib=memory_mib,
-        direct_kernel=DirectKernel(kernel.absolute(), initrd.absolute() if initrd else None, append)
-        if kernel
-        else None,
+        direct_kernel=direct_kernel,
         module=module,
     )
     with progress_display() as display:

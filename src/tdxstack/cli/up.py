@@ -13,7 +13,7 @@ from tdxstack.cli.progress import progress_display
 from tdxstack.cli.render import checks_table, print_rejection, print_verdict, registers_table
 from tdxstack.cli.source import Source
 from tdxstack.cli.sudo import become_invoking_user
-from tdxstack.machine.spec import PageTracking
+from tdxstack.machine.spec_parts import PageTracking
 from tdxstack.machine.store import MachineStore
 from tdxstack.platform import Platform, choose_platform
 from tdxstack.workflows.plan import plan_up

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tdxstack.errors import CommandError, TdxError, UnavailableError
 from tdxstack.files import is_locked, lock, write_atomically
+from tdxstack.machine.placement import Placement
 from tdxstack.machine.qemu_command import build_qemu_command
 from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.store import MachineFiles, MachineState, MachineStore
@@ -45,7 +46,12 @@ _VIOLATION = "TDX_TCG_VIOLATION"
 
 
 def start_machine(
-    store: MachineStore, spec: MachineSpec, now: datetime, *, holds: Sequence[int] = ()
+    store: MachineStore,
+    spec: MachineSpec,
+    placement: Placement,
+    now: datetime,
+    *,
+    holds: Sequence[int] = (),
 ) -> MachineState:
     """Start QEMU for `spec`; the caller has claimed the name, prepared its files and made its disk overlay.
 
@@ -54,12 +60,12 @@ def start_machine(
     Raises `CommandError` if QEMU ends at once; it is ended if anything else goes wrong.
     """
     files = store.files(spec.name)
-    write_atomically(files.authorized_key, spec.authorized_key.encode() + b"\n")
-    argv = build_qemu_command(spec, files)
+    write_atomically(files.authorized_key, placement.authorized_key.encode() + b"\n")
+    argv = build_qemu_command(spec, placement, files)
     state = MachineState(
         name=spec.name,
-        platform=spec.platform.value,
-        emulated=spec.emulated_td is not None,
+        platform=placement.platform.value,
+        emulated=placement.silicon is not None,
         pid=0,
         ssh_port=0,
         started=now.isoformat(timespec="seconds"),

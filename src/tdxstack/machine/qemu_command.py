@@ -6,9 +6,17 @@ import base64
 import json
 from pathlib import Path
 
-from tdxstack.abi.tdreport import TD_ATTRIBUTE_DEBUG, TD_ATTRIBUTE_SEPT_VE_DISABLE
-from tdxstack.errors import UnavailableError
-from tdxstack.machine.spec import DirectKernel, EmulatedTd, MachineSpec, TdSettings
+from tdxstack.abi.tdreport import (
+    TD_ATTRIBUTE_DEBUG,
+    TD_ATTRIBUTE_PERFMON,
+    TD_ATTRIBUTE_PKS,
+    TD_ATTRIBUTE_SEPT_VE_DISABLE,
+)
+from tdxstack.errors import UnavailableError, UsageError
+from tdxstack.machine.placement import Placement
+from tdxstack.machine.spec import MachineSpec
+from tdxstack.machine.spec_parts import Kind, Td
+from tdxstack.machine.spec_values import NoService, QuoteAddress, UnixAddress, VsockAddress
 from tdxstack.machine.store import MachineFiles
 from tdxstack.platform import Platform
 
@@ -19,12 +27,22 @@ AUTHORIZED_KEY_ITEM = "opt/org.tdxstack/authorized_key"
 """fw_cfg item through which the SSH key comes in; TDVF measures no such item into any RTMR."""
 
 
-def build_qemu_command(spec: MachineSpec, files: MachineFiles) -> list[str]:
+def build_qemu_command(spec: MachineSpec, placement: Placement, files: MachineFiles) -> list[str]:
     """The complete argument vector; nothing in it is a secret.
 
-    Raises `UnavailableError` where a socket's path would be too long for the kernel.
+    Raises `UnavailableError` where a socket's path would be too long for the kernel, `MalformedError` where
+    the platform of `placement` cannot run `spec`.
     """
-    for socket in (files.monitor, files.console_socket, spec.quote_socket):
+    spec = spec.changed(platform=placement.platform)
+    emulated = spec.kind is Kind.TD and placement.platform is Platform.EMULATED
+    if emulated != (placement.silicon is not None):
+        raise UsageError("an emulated TD needs silicon to stand in for, and no other machine has any")
+    quoting = _quote_service(spec, placement)
+    for socket in (
+        files.monitor,
+        files.console_socket,
+        quoting.path if isinstance(quoting, UnixAddress) else None,
+    ):
         if socket is not None and len(bytes(socket)) > MAX_SOCKET_PATH:
             raise UnavailableError(
                 f"the socket path {socket} is longer than {MAX_SOCKET_PATH} bytes",
@@ -32,21 +50,21 @@ def build_qemu_command(spec: MachineSpec, files: MachineFiles) -> list[str]:
             )
     # fmt: off
     return [
-        *spec.qemu,
+        *placement.qemu,
         "-name", f"{spec.name},process=tdx-{spec.name}",
         "-nodefaults",
         "-no-user-config",
         "-display", "none",
         *_machine(spec),
-        *_confidential_guest(spec),
+        *_confidential_guest(spec, placement),
         "-smp", str(spec.vcpus),
-        "-m", f"{spec.memory_mib}M",
-        "-bios", str(spec.firmware),
-        *_direct_kernel(spec.direct_kernel),
+        "-m", f"{spec.memory}M",
+        "-bios", str(placement.firmware),
+        *_kernel(spec),
         "-blockdev", _json(driver="qcow2", node_name="disk0", discard="unmap", cache={"no-flush": True},
                            file={"driver": "file", "filename": str(files.disk)}),
         # QEMU gives a kernel of its own the first place in the boot order.
-        "-device", f"virtio-blk-pci,drive=disk0,bootindex={1 if spec.direct_kernel else 0}",
+        "-device", f"virtio-blk-pci,drive=disk0,bootindex={1 if spec.direct_kernel or spec.uki else 0}",
         "-netdev", "user,id=net0,hostfwd=tcp:127.0.0.1:0-:22",
         "-device", "virtio-net-pci,netdev=net0,romfile=",
         "-device", "virtio-rng-pci",
@@ -60,51 +78,70 @@ def build_qemu_command(spec: MachineSpec, files: MachineFiles) -> list[str]:
 
 
 def _machine(spec: MachineSpec) -> list[str]:
-    guard = ",confidential-guest-support=tdx0" if spec.td else ""
+    guard = ",confidential-guest-support=tdx0" if spec.kind is Kind.TD else ""
     if spec.platform is Platform.EMULATED:
         return ["-accel", "tcg,thread=multi", "-machine", f"q35{guard}", "-cpu", "max"]
     # A TD takes the host's CPU only, with the I/O APIC outside the kernel, and no reset before QEMU 11.0.
     return ["-accel", "kvm", "-machine", f"q35,kernel-irqchip=split{guard}", "-cpu", "host", "-no-reboot"]
 
 
-def _confidential_guest(spec: MachineSpec) -> list[str]:
-    if spec.td is None:
+def _quote_service(spec: MachineSpec, placement: Placement) -> QuoteAddress | None:
+    address = spec.td.quote_service or placement.quote_service
+    return None if spec.kind is not Kind.TD or isinstance(address, NoService) else address
+
+
+def _confidential_guest(spec: MachineSpec, placement: Placement) -> list[str]:
+    if spec.kind is not Kind.TD:
         return []
     properties: dict[str, object] = {"id": "tdx0", **_launch_properties(spec.td)}
-    if spec.quote_socket is not None:
-        properties["quote-generation-socket"] = {"type": "unix", "path": str(spec.quote_socket)}
-    if spec.emulated_td is None:
+    address = _quote_service(spec, placement)
+    if address is not None:
+        properties["quote-generation-socket"] = _socket_address(address)
+    silicon = placement.silicon
+    if silicon is None:
         return ["-object", _json(qom_type="tdx-guest", **properties)]
-    key = {"qom-type": "secret", "id": "report-mac", "file": str(spec.emulated_td.mac_key)}
-    properties |= _emulated_properties(spec.emulated_td)
+    key = {"qom-type": "secret", "id": "report-mac", "file": str(silicon.mac_key)}
+    properties |= {
+        "report-mac-key": "report-mac",
+        "mrseam": _base64(silicon.mrseam),
+        "cpusvn": _base64(silicon.cpusvn),
+        "tee-tcb-svn": _base64(silicon.tee_tcb_svn),
+        "ve": spec.emulation.ve,
+        "sept": spec.emulation.sept.value,
+    }
     return ["-object", _json(**key), "-object", _json(qom_type="tdx-tcg-guest", **properties)]
 
 
-def _direct_kernel(boot: DirectKernel | None) -> list[str]:
-    if boot is None:
+def _socket_address(address: QuoteAddress) -> dict[str, str]:
+    """A SocketAddress (QEMU qapi/sockets.json)."""
+    if isinstance(address, UnixAddress):
+        return {"type": "unix", "path": str(address.path)}
+    assert isinstance(address, VsockAddress), "without a service there is no address"
+    return {"type": "vsock", "cid": str(address.cid), "port": str(address.port)}
+
+
+def _kernel(spec: MachineSpec) -> list[str]:
+    """A unified kernel image comes to the firmware as any other kernel."""
+    if spec.uki is not None:
+        return ["-kernel", str(spec.uki.image), "-append", spec.uki.command_line]
+    if spec.direct_kernel is None:
         return []
-    initrd = ["-initrd", str(boot.initrd)] if boot.initrd else []
-    return ["-kernel", str(boot.kernel), *initrd, "-append", boot.command_line]
+    initrd = ["-initrd", str(spec.direct_kernel.initrd)] if spec.direct_kernel.initrd else []
+    return ["-kernel", str(spec.direct_kernel.kernel), *initrd, "-append", spec.direct_kernel.arguments]
 
 
-def _launch_properties(td: TdSettings) -> dict[str, object]:
-    attributes = TD_ATTRIBUTE_SEPT_VE_DISABLE | (TD_ATTRIBUTE_DEBUG if td.debug else 0)
+def _launch_properties(td: Td) -> dict[str, object]:
+    attributes = (
+        (TD_ATTRIBUTE_SEPT_VE_DISABLE if td.sept_ve_disable else 0)
+        | (TD_ATTRIBUTE_DEBUG if td.debug else 0)
+        | (TD_ATTRIBUTE_PKS if td.pks else 0)
+        | (TD_ATTRIBUTE_PERFMON if td.perfmon else 0)
+    )
     return {
         "attributes": attributes,
         "mrconfigid": _base64(td.mrconfigid),
         "mrowner": _base64(td.mrowner),
         "mrownerconfig": _base64(td.mrownerconfig),
-    }
-
-
-def _emulated_properties(td: EmulatedTd) -> dict[str, object]:
-    return {
-        "report-mac-key": "report-mac",
-        "mrseam": _base64(td.mrseam),
-        "cpusvn": _base64(td.cpusvn),
-        "tee-tcb-svn": _base64(td.tee_tcb_svn),
-        "ve": td.ve,
-        "sept": td.sept.value,
     }
 
 

@@ -10,8 +10,10 @@ from tdxstack.errors import CommandError
 from tdxstack.files import Directories
 from tdxstack.firmware.find import read_image
 from tdxstack.host.module import ModuleFile, Releases, read_sound_module
+from tdxstack.machine.placement import EmulatedSilicon, Placement
 from tdxstack.machine.qemu_command import build_qemu_command
-from tdxstack.machine.spec import DirectKernel, EmulatedTd, MachineSpec, TdSettings
+from tdxstack.machine.spec import MachineSpec
+from tdxstack.machine.spec_parts import DirectKernel, Disk
 from tdxstack.machine.stopped import Launch
 from tdxstack.machine.store import MachineStore
 from tdxstack.measurement.expected import Prediction
@@ -109,21 +111,22 @@ def _new_machine(
     qemu = tuple(workshop.emulator().argv_prefix) if choice.emulated else (workshop.host_qemu(),)
     image = request.image or workshop.image().path
     # Only named in the command line: neither secrets nor disks are opened for a prediction.
-    silicon = EmulatedTd(Path("/dev/null"), bytes(48), bytes(16), bytes(16))
+    silicon = EmulatedSilicon(Path("/dev/null"), bytes(48), bytes(16), bytes(16))
     spec = MachineSpec(
         name=PLACEHOLDER,
+        image=Disk(path=image),
+        direct_kernel=request.direct_kernel,
+        vcpus=request.vcpus,
+        memory=request.memory_mib,
+    )
+    placement = Placement(
         platform=choice.platform,
         qemu=qemu,
         firmware=workshop.firmware(request.firmware).path,
-        disk=image,
         authorized_key="",
-        direct_kernel=request.direct_kernel,
-        vcpus=request.vcpus,
-        memory_mib=request.memory_mib,
-        td=TdSettings(),
-        emulated_td=silicon if choice.emulated else None,
+        silicon=silicon if choice.emulated else None,
     )
-    argv = build_qemu_command(spec, store.files(PLACEHOLDER))
+    argv = build_qemu_command(spec, placement, store.files(PLACEHOLDER))
     return Launch.parse(argv), choice.emulated, image
 
 

@@ -21,7 +21,10 @@ from tdxstack.files import write_atomically
 from tdxstack.firmware.find import Firmware
 from tdxstack.image.build import Image
 from tdxstack.machine.instance import start_machine, stop_machine, wait_until_ready
-from tdxstack.machine.spec import EmulatedTd, MachineSpec, PageTracking, TdSettings, check_size
+from tdxstack.machine.placement import EmulatedSilicon, Placement
+from tdxstack.machine.spec import MachineSpec
+from tdxstack.machine.spec_parts import Emulation, PageTracking, Td
+from tdxstack.machine.spec_values import UnixAddress
 from tdxstack.machine.ssh import Ssh, seen_host_key, wait_for_banner
 from tdxstack.machine.store import MachineFiles, MachineState, MachineStore, check_name
 from tdxstack.measurement.mrtd import mrtd
@@ -73,10 +76,22 @@ class UpRequest:
     def __post_init__(self) -> None:
         # Before anything is fetched or built for a machine that could not be started.
         check_name(self.name)
-        check_size(self.vcpus, self.memory_mib)
+        _ = self.spec
+
+    @property
+    def spec(self) -> MachineSpec:
+        """The machine that was asked for. Raises `MalformedError` where there can be none such."""
+        return MachineSpec(
+            name=self.name,
+            firmware=self.firmware,
+            vcpus=self.vcpus,
+            memory=self.memory_mib,
+            td=Td(debug=self.debug),
+            emulation=Emulation(ve=self.ve, sept=self.sept),
+        )
 
     def refuse_contradictions(self, platform: Platform) -> None:
-        """Raise `UsageError` for options that the platform does not have."""
+        """Raise `UsageError` for what the platform does not have."""
         emulated_only = self.ve or self.sept is not PageTracking.OFF or self.emulator_version
         if platform is Platform.HARDWARE and (emulated_only or self.emulator_source):
             raise UsageError(
@@ -93,6 +108,7 @@ class UpRequest:
             raise UsageError(
                 "the emulated platform brings its own collateral", hint="leave out --collateral and --fetch"
             )
+        self.spec.on(platform)
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,26 +339,21 @@ def _start(
 ) -> MachineState:
     files = store.files(request.name)
     workshop.overlay(parts.image, files.disk)
-    spec = MachineSpec(
-        name=request.name,
+    placement = Placement(
         platform=choice.platform,
         qemu=parts.qemu,
         firmware=parts.firmware.path,
-        disk=parts.image.path,
         authorized_key=workshop.ssh_key(files.ssh_key),
-        vcpus=request.vcpus,
-        memory_mib=request.memory_mib,
-        td=TdSettings(debug=request.debug),
-        emulated_td=_emulated_td(request, parts.pki) if parts.pki else None,
-        quote_socket=_quote_socket(surroundings, choice),
+        silicon=_silicon(parts.pki) if parts.pki else None,
+        quote_service=UnixAddress(_quote_socket(surroundings, choice)),
     )
     if parts.pki is None:
-        return start_machine(store, spec, surroundings.clock())
+        return start_machine(store, request.spec, placement, surroundings.clock())
     directories = surroundings.directories
     # Need the service before asking for it, so that it cannot go in between; QEMU then goes on needing it.
     with Service.of_user(directories.runtime).use(request.name) as need:
         ensure_running(directories.runtime, directories.data / "pki", directories.data / "qgs.log")
-        return start_machine(store, spec, surroundings.clock(), holds=[need])
+        return start_machine(store, request.spec, placement, surroundings.clock(), holds=[need])
 
 
 def _quote_socket(surroundings: Surroundings, choice: PlatformChoice) -> Path:
@@ -351,14 +362,12 @@ def _quote_socket(surroundings: Surroundings, choice: PlatformChoice) -> Path:
     return INTEL_QGS_SOCKET
 
 
-def _emulated_td(request: UpRequest, pki: Pki) -> EmulatedTd:
-    return EmulatedTd(
+def _silicon(pki: Pki) -> EmulatedSilicon:
+    return EmulatedSilicon(
         mac_key=pki.report_mac_key_file,
         mrseam=pki.platform.mrseam,
         cpusvn=pki.platform.cpusvn,
         tee_tcb_svn=pki.platform.tee_tcb_svn,
-        ve=request.ve,
-        sept=request.sept,
     )
 
 

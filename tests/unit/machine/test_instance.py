@@ -16,8 +16,9 @@ import pytest
 from tdxstack.errors import CommandError
 from tdxstack.files import Directories, is_locked
 from tdxstack.machine.instance import start_machine, stop_machine, wait_until_ready
+from tdxstack.machine.placement import Placement
 from tdxstack.machine.store import MachineStore
-from tests.unit.machine.test_spec import SPEC
+from tests.golden.test_qemu_command import EMULATED, TD
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FAKE_QEMU = textwrap.dedent(
@@ -77,13 +78,13 @@ def program(tmp_path: Path) -> Path:
     return path
 
 
-def spec_of(program: Path, mode: str) -> tuple[str, ...]:
-    return (sys.executable, str(program), mode)
+def placement(program: Path, mode: str) -> Placement:
+    return replace(EMULATED, qemu=(sys.executable, str(program), mode))
 
 
 def test_machine_runs_until_it_is_stopped(store: MachineStore, program: Path) -> None:
     store.prepare("td")
-    state = start_machine(store, replace(SPEC, qemu=spec_of(program, "boots")), NOW)
+    state = start_machine(store, TD, placement(program, "boots"), NOW)
     lines: list[str] = []
     try:
         assert state.ssh_port == 40022
@@ -99,7 +100,7 @@ def test_machine_runs_until_it_is_stopped(store: MachineStore, program: Path) ->
 def test_qemu_that_ends_at_once_is_told_in_its_own_words(store: MachineStore, program: Path) -> None:
     store.prepare("td")
     with pytest.raises(CommandError, match="QEMU ended at once: qemu: no such firmware"):
-        start_machine(store, replace(SPEC, qemu=spec_of(program, "dies")), NOW)
+        start_machine(store, TD, placement(program, "dies"), NOW)
     assert not is_locked(store.files("td").lock)
 
 
@@ -115,7 +116,7 @@ def test_event_that_ends_the_guest_ends_the_wait(
     store: MachineStore, program: Path, mode: str, reason: str
 ) -> None:
     store.prepare("td")
-    start_machine(store, replace(SPEC, qemu=spec_of(program, mode)), NOW)
+    start_machine(store, TD, placement(program, mode), NOW)
     try:
         with pytest.raises(CommandError) as caught:
             wait_until_ready(store.files("td"), 30, lambda line: None)
@@ -126,7 +127,7 @@ def test_event_that_ends_the_guest_ends_the_wait(
 
 def test_violation_that_is_only_reported_is_shown(store: MachineStore, program: Path) -> None:
     store.prepare("td")
-    start_machine(store, replace(SPEC, qemu=spec_of(program, "may-violate")), NOW)
+    start_machine(store, TD, placement(program, "may-violate"), NOW)
     lines: list[str] = []
     try:
         wait_until_ready(store.files("td"), 30, lines.append)
@@ -138,7 +139,7 @@ def test_violation_that_is_only_reported_is_shown(store: MachineStore, program: 
 
 def test_qemu_that_is_killed_ends_the_wait(store: MachineStore, program: Path) -> None:
     store.prepare("td")
-    pid = start_machine(store, replace(SPEC, qemu=spec_of(program, "silent")), NOW).pid
+    pid = start_machine(store, TD, placement(program, "silent"), NOW).pid
     threading.Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
     store.files("td").console_log.write_text("")
     with pytest.raises(CommandError, match="did not become ready"):
@@ -148,7 +149,7 @@ def test_qemu_that_is_killed_ends_the_wait(store: MachineStore, program: Path) -
 
 def test_guest_that_is_never_ready_ends_the_wait(store: MachineStore, program: Path) -> None:
     store.prepare("td")
-    start_machine(store, replace(SPEC, qemu=spec_of(program, "boots")), NOW)
+    start_machine(store, TD, placement(program, "boots"), NOW)
     try:
         store.files("td").console_log.write_text("firmware\n" + "x" * 200_000)
         with pytest.raises(CommandError, match=r"was not ready after 0.5 s"):
@@ -159,7 +160,7 @@ def test_guest_that_is_never_ready_ends_the_wait(store: MachineStore, program: P
 
 def test_machine_whose_state_is_lost_is_ended_through_its_monitor(store: MachineStore, program: Path) -> None:
     store.prepare("td")
-    pid = start_machine(store, replace(SPEC, qemu=spec_of(program, "boots")), NOW).pid
+    pid = start_machine(store, TD, placement(program, "boots"), NOW).pid
     store.files("td").state.unlink()
     stop_machine(store, "td", force=True)
     assert not store.is_running("td")
@@ -168,7 +169,7 @@ def test_machine_whose_state_is_lost_is_ended_through_its_monitor(store: Machine
 
 def test_machine_without_monitor_is_ended_by_signal(store: MachineStore, program: Path) -> None:
     store.prepare("td")
-    start_machine(store, replace(SPEC, qemu=spec_of(program, "boots")), NOW)
+    start_machine(store, TD, placement(program, "boots"), NOW)
     store.files("td").monitor.unlink()
     stop_machine(store, "td", force=True)
     assert not store.is_running("td")

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
 
 from tdxstack.errors import MalformedError
 from tdxstack.machine.qemu_command import build_qemu_command
-from tdxstack.machine.spec import DirectKernel
 from tdxstack.machine.stopped import Launch
-from tests.golden.test_qemu_command import EMULATED, FILES, HARDWARE
-
-DIRECT = DirectKernel(Path("/boot/vmlinuz"), Path("/boot/initrd"), "console=ttyS0")
+from tests.golden.test_qemu_command import DIRECT, EMULATED, FILES, HARDWARE, TD
 
 
 def test_reads_back_what_the_builder_wrote() -> None:
-    launch = Launch.parse(build_qemu_command(replace(EMULATED, direct_kernel=DIRECT), FILES))
+    launch = Launch.parse(build_qemu_command(TD.changed(direct_kernel=DIRECT), EMULATED, FILES))
     assert (launch.memory_mib, launch.vcpus) == (2048, 2)
     assert (launch.firmware, launch.disk) == (EMULATED.firmware, FILES.disk)
     assert (launch.kernel, launch.initrd, launch.command_line) == (
@@ -25,13 +19,13 @@ def test_reads_back_what_the_builder_wrote() -> None:
         DIRECT.initrd,
         DIRECT.command_line,
     )
-    assert Launch.parse(build_qemu_command(EMULATED, FILES)).kernel is None
+    assert Launch.parse(build_qemu_command(TD, EMULATED, FILES)).kernel is None
 
 
 def test_a_stopped_machine_opens_no_file_or_socket_of_the_machine() -> None:
-    argv = Launch.parse(build_qemu_command(EMULATED, FILES)).stopped_command(confidential=True)
+    argv = Launch.parse(build_qemu_command(TD, EMULATED, FILES)).stopped_command(confidential=True)
     text = " ".join(argv)
-    for path in (FILES.directory, FILES.runtime, "/data/pki", EMULATED.quote_socket):
+    for path in (FILES.directory, FILES.runtime, "/data/pki", "/run/tdxstack/qgs"):
         assert str(path) not in text
     assert '{"qom-type": "tdx-tcg-guest", "id": "tdx0"}' in argv
     assert argv[-5:] == ["-S", "-qtest", "stdio", "-qtest-log", "/dev/null"]
@@ -40,7 +34,7 @@ def test_a_stopped_machine_opens_no_file_or_socket_of_the_machine() -> None:
 
 
 def test_without_a_td_the_machine_is_made_like_one() -> None:
-    argv = Launch.parse(build_qemu_command(HARDWARE, FILES)).stopped_command(confidential=False)
+    argv = Launch.parse(build_qemu_command(TD, HARDWARE, FILES)).stopped_command(confidential=False)
     assert "q35,smm=off,pic=off" in argv
     assert argv[argv.index("-accel") + 1] == "tcg"
     assert "-object" not in argv

@@ -10,7 +10,7 @@ from tdxstack.collateral.fetch import Client
 from tdxstack.collateral.service import Service
 from tdxstack.errors import MalformedError, UnavailableError, UsageError
 from tdxstack.files import Directories, lock
-from tdxstack.machine.spec import PageTracking
+from tdxstack.machine.spec_parts import PageTracking
 from tdxstack.machine.store import MachineState, MachineStore
 from tdxstack.platform import Platform
 from tdxstack.workflows.up import UpRequest, bring_down, bring_up
@@ -35,6 +35,13 @@ def test_emulators_options_are_refused_on_hardware(request_: UpRequest) -> None:
     with pytest.raises(UsageError, match="emulated platform"):
         replace(request_, collateral=Path("c")).refuse_contradictions(Platform.HARDWARE)
     request_.refuse_contradictions(Platform.EMULATED)
+
+
+def test_debug_is_refused_on_hardware_as_upstream_does() -> None:
+    request = UpRequest(debug=True)
+    with pytest.raises(UsageError, match="DEBUG"):
+        replace(request, collateral=Path("c")).refuse_contradictions(Platform.HARDWARE)
+    request.refuse_contradictions(Platform.EMULATED)
 
 
 def test_collateral_goes_with_hardware_only() -> None:
