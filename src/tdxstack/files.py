@@ -110,20 +110,34 @@ def new_directory(path: Path) -> Iterator[Path]:
 def lock(path: Path, *, wait: bool = True) -> Iterator[int]:
     """Hold an exclusive lock on `path` for the block; yields its file descriptor.
 
-    The lock belongs to the open file: a child that inherits the descriptor keeps it held.
+    The lock belongs to the open file: a child that inherits the descriptor keeps it held. Only its holder
+    may remove the file.
     Raises `UnavailableError` if `wait` is false and somebody else holds it.
     """
     make_private(path.parent)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = _open_locked(path, wait)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise UnavailableError(
-                f"{path} is in use by another process", hint="wait for it to end"
-            ) from None
         yield descriptor
     finally:
+        os.close(descriptor)
+
+
+def _open_locked(path: Path, wait: bool) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            # Whoever held it before may have removed the file: then this lock keeps nobody out.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return descriptor
+        except BaseException as error:
+            os.close(descriptor)
+            if isinstance(error, BlockingIOError):
+                raise UnavailableError(
+                    f"{path} is in use by another process", hint="wait for it to end"
+                ) from None
+            raise
         os.close(descriptor)
 
 

@@ -5,6 +5,7 @@ From the start of QEMU until SSH answers, with firmware, image, CPUs and memory 
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import tempfile
@@ -17,14 +18,14 @@ import pytest
 
 from tdxstack.cli.edge import surroundings
 from tdxstack.files import Directories
-from tdxstack.machine.instance import start_machine, wait_until_ready
+from tdxstack.machine.machine import Machine
 from tdxstack.machine.placement import EmulatedSilicon, Placement
 from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.spec_parts import Kind
+from tdxstack.machine.starting import start_machine
 from tdxstack.machine.store import MachineStore
 from tdxstack.platform import Platform
 from tdxstack.quoting.pki import open_pki
-from tdxstack.workflows.up import BOOT_SECONDS, bring_down
 from tdxstack.workflows.workshop import Surroundings, Workshop
 
 pytestmark = [pytest.mark.e2e, pytest.mark.benchmark(group="boot to SSH")]
@@ -61,15 +62,17 @@ def test_boot(kind: str, where: Surroundings, benchmark: Any) -> None:
     if kind == "ordinary":
         spec, placement = spec.changed(kind=Kind.EFI), replace(placement, silicon=None)
 
+    vm = Machine(store, spec.name, workshop.program)
+
     def prepare() -> None:
-        bring_down(store, spec.name, force=True)
+        vm.remove()
         workshop.overlay(image, store.prepare(spec.name).disk)
 
     def boot() -> None:
-        start_machine(store, spec, placement, where.clock())
-        wait_until_ready(store.files(spec.name), BOOT_SECONDS, lambda line: None)
+        asyncio.run(start_machine(store, spec, placement, where.clock()))
+        vm.wait_for_ssh()
 
     try:
         benchmark.pedantic(boot, setup=prepare, rounds=ROUNDS)
     finally:
-        bring_down(store, spec.name, force=True)
+        vm.remove()

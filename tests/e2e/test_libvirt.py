@@ -6,6 +6,7 @@ guests run; a TD is defined where the daemon is made to believe that its QEMU ca
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 import time
@@ -18,7 +19,7 @@ from tdxstack.cli.edge import surroundings
 from tdxstack.errors import CommandError, UnavailableError
 from tdxstack.machine.libvirt import METADATA, DomainEvent, Libvirt, Mode, connect
 from tdxstack.machine.libvirt_binding import Binding
-from tdxstack.machine.ssh import wait_for_banner
+from tdxstack.machine.readiness import until_greeted
 from tdxstack.workflows.workshop import Workshop
 from tests.e2e.libvirtd import Libvirtd, binding, unpack
 
@@ -93,7 +94,7 @@ def test_a_guest_boots_and_stops_by_acpi(libvirt: Libvirt, workshop: Workshop, p
         libvirt.start("efi")
         assert event(SECONDS) == DomainEvent("efi", "resumed", "unpaused")
         assert event(SECONDS) == DomainEvent("efi", "started", "booted")
-        wait_for_banner(libvirt.ports("efi")[22])
+        asyncio.run(until_greeted(libvirt.ports("efi")[22], SECONDS))
         libvirt.shutdown("efi", Mode.ACPI, timeout=SECONDS)
         assert event(SECONDS) == DomainEvent("efi", "shutdown", "guest")
         assert event(SECONDS) == DomainEvent("efi", "stopped", "shutdown")

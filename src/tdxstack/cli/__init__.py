@@ -135,7 +135,7 @@ def _leave_quietly() -> NoReturn:
 
 def _interrupt(_number: int, _frame: object) -> None:
     """SIGTERM and a closed terminal end a command as Ctrl-C does: everything that it owns is cleaned up."""
-    raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
 
 
 def _report(words: list[str], message: str, hint: str, exit_code: int) -> int:

@@ -13,11 +13,12 @@ from tdxstack.cli.progress import progress_display
 from tdxstack.cli.render import checks_table, print_rejection, print_verdict, registers_table
 from tdxstack.cli.source import Source
 from tdxstack.cli.sudo import become_invoking_user
+from tdxstack.machine.control import StopMode
 from tdxstack.machine.spec_parts import PageTracking
-from tdxstack.machine.store import MachineStore
 from tdxstack.platform import Platform, choose_platform
+from tdxstack.workflows.machines import Machines
 from tdxstack.workflows.plan import plan_up
-from tdxstack.workflows.up import UpRequest, UpResult, bring_down, bring_up
+from tdxstack.workflows.up import UpRequest, UpResult, bring_up
 
 
 @click.command()
@@ -145,11 +146,9 @@ def down(name: str, force: bool, as_json: bool) -> None:
 
     The quote generation service ends by itself when no TD needs it any more.
     """
-    store = MachineStore(surroundings().directories)
-    if name not in store.names():
-        store.load(name)  # says which machines there are
+    machine = Machines(surroundings()).open(name)
     with progress_display() as display:
         display.report(f"stopping {name}", None)
-        bring_down(store, name, force=force)
+        machine.remove(StopMode.FORCE if force else None)
     if as_json:
         print_json({"removed": name})

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shlex
 import sys
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -13,42 +17,44 @@ from rich.table import Table
 from rich.text import Text
 
 from tdxstack.cli import json_option, print_json
-from tdxstack.cli.edge import directories, surroundings
-from tdxstack.cli.progress import progress_display
-from tdxstack.errors import CommandError, UnavailableError, UsageError
+from tdxstack.cli.edge import surroundings
+from tdxstack.cli.vm_control import dry_run_option, reboot, resume, rm, stop, suspend, timeout_option
+from tdxstack.errors import UsageError
 from tdxstack.machine.console import attach
-from tdxstack.machine.control import ENDED, reboot, require_running, resume, run_state, suspend
-from tdxstack.machine.instance import stop_machine
-from tdxstack.machine.ssh import IN_GUEST
-from tdxstack.machine.store import MachineState, MachineStore
-from tdxstack.run import command_line, run
+from tdxstack.machine.control import CREATED, ENDED
+from tdxstack.machine.events import Event, EventLog, ending
+from tdxstack.machine.machine import COMMAND_SECONDS, Machine
+from tdxstack.run import command_line
 from tdxstack.terminal import printable
-from tdxstack.workflows.up import bring_down, ssh_to
-from tdxstack.workflows.workshop import Workshop
+from tdxstack.workflows.machines import Machines
 
-ASK_SECONDS = 60.0
-SSH_FAILED = 255
-"""Exit code of ssh for a failure of its own."""
+FOLLOW_SECONDS = 0.2
 
 
 @click.group()
 def vm() -> None:
-    """List, show, enter and control machines."""
+    """Make, list, show, enter and control machines."""
+
+
+for command in (suspend, resume, reboot, stop, rm):
+    vm.add_command(command)
 
 
 @vm.command("list")
 @json_option
 def list_machines(as_json: bool) -> None:
-    """List the machines and whether they run."""
-    store = MachineStore(directories())
-    machines = [(store.load(name), run_state(store, name)) for name in store.names()]
+    """List the machines and what they do."""
+    machines = Machines(surroundings())
+    documents = [_document(machines.open(name)) for name in machines.names()]
     if as_json:
-        print_json({"machines": [_document(state, doing) for state, doing in machines]})
+        print_json({"machines": documents})
         return
     table = Table("NAME", "STATE", "PLATFORM", "SSH PORT", "STARTED", box=None)
-    for state, doing in machines:
-        port = "-" if doing == ENDED else str(state.ssh_port)
-        table.add_row(state.name, doing, state.platform, port, state.started)
+    for machine in documents:
+        port = str(machine["ssh_port"]) if machine["running"] else "-"
+        table.add_row(
+            *(str(machine[key]) for key in ("name", "state", "platform")), port, str(machine["started"])
+        )
     Console().print(table)
 
 
@@ -56,11 +62,15 @@ def list_machines(as_json: bool) -> None:
 @click.argument("name", default="td")
 @json_option
 def show(name: str, as_json: bool) -> None:
-    """Show one machine: its state, its files and the command line it was started with."""
-    store = MachineStore(directories())
-    state = store.load(name)
-    document = _document(state, run_state(store, name))
-    document["files"] = str(store.files(name).directory)
+    """Show one machine: its state, its files and the command line it was started with.
+
+    Of one that has ended, also why, as far as its QEMU has said so.
+    """
+    machine = Machines(surroundings()).open(name)
+    document = _document(machine)
+    document["files"] = str(machine.files.directory)
+    if document["state"] == ENDED:
+        document["ended"] = machine.why_ended()
     if as_json:
         print_json(document)
         return
@@ -76,12 +86,9 @@ def show(name: str, as_json: bool) -> None:
 def ssh(name: str, command: tuple[str, ...]) -> None:
     """Enter a machine by SSH, or run a COMMAND in it.
 
-    Only the host key that the machine showed to `tdx up` is accepted: the one that its evidence is about.
+    Only the host key that the machine showed first is accepted: the one that `tdx up` has had proved.
     """
-    store = MachineStore(directories())
-    state = store.load(name)
-    require_running(store, name)
-    argv = ssh_to(state, store.files(name), Workshop(surroundings())).argv(_words(command))
+    argv = Machines(surroundings()).open(name).ssh.argv(_words(command))
     os.execv(argv[0], argv)  # noqa: S606 - the terminal becomes ssh's
 
 
@@ -92,34 +99,47 @@ def log(name: str) -> None:
 
     On a terminal, without what a terminal would obey; elsewhere as it is.
     """
-    store = MachineStore(directories())
-    store.load(name)
-    with store.files(name).console_log.open(encoding="utf-8", errors="replace") as console:
-        for line in console:
-            click.echo(printable(line) if sys.stdout.isatty() else line.rstrip("\n"))
+    for line in Machines(surroundings()).open(name).console_text().split("\n")[:-1]:
+        click.echo(printable(line) if sys.stdout.isatty() else line)
+
+
+@vm.command()
+@click.argument("name", default="td")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the machine ends, or Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document a line.")
+def events(name: str, follow: bool, as_json: bool) -> None:
+    """Print what QEMU has said of a machine since it was started: resets, panics, a TD's fatal errors.
+
+    The last event of a machine that has ended says why.
+    """
+    machine = Machines(surroundings()).open(name)
+    for event in _following(machine) if follow else machine.events():
+        if as_json:
+            click.echo(json.dumps(event.to_json()))
+            continue
+        when = datetime.fromtimestamp(event.seconds, UTC).isoformat(timespec="milliseconds")
+        facts = ", ".join(f"{key} {printable(str(value))}" for key, value in event.data.items())
+        meaning = ending(event)
+        click.echo(f"{when}  {event.name}  {facts}" + (f"\n    {meaning}" if meaning else ""))
 
 
 @vm.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds that it may take.")
+@timeout_option(COMMAND_SECONDS)
+@click.option("--agent", is_flag=True, help="Through the guest agent; COMMAND is a program's path.")
 @click.argument("name")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @json_option
-def exec(name: str, command: tuple[str, ...], timeout: float, as_json: bool) -> int:
+def exec(name: str, command: tuple[str, ...], timeout: float, agent: bool, as_json: bool) -> int:
     """Run a COMMAND in a machine, without a terminal, and end with its exit code.
 
     Options go before NAME. Words are passed as they are; for a shell's work say: sh -c "...".
     With --json: its exit code and output as one document, and exit code 0.
     """
-    store = MachineStore(directories())
-    require_running(store, name)
-    ssh = ssh_to(store.load(name), store.files(name), Workshop(surroundings()))
-    # ssh hands one text to the guest's shell: quoted, the words arrive as they are here.
-    done = run(ssh.argv([shlex.join(_words(command))]), timeout=timeout, check=False)
-    if done.returncode == SSH_FAILED:
-        raise CommandError(
-            f"SSH to machine {name!r} failed: {done.stderr.decode(errors='replace').strip()}",
-            hint=f"see what the guest says: tdx vm log {name}",
-        )
+    machine = Machines(surroundings()).open(name)
+    if agent:
+        done = machine.run_by_agent(_words(command), timeout=timeout)
+    else:
+        done = machine.run(_words(command), timeout=timeout, check=False)
     if as_json:
         output = {"stdout": done.stdout, "stderr": done.stderr}
         texts = {key: data.decode(errors="replace") for key, data in output.items()}
@@ -135,91 +155,50 @@ def exec(name: str, command: tuple[str, ...], timeout: float, as_json: bool) -> 
 @click.argument("source")
 @click.argument("target")
 @click.option("-r", "--recursive", is_flag=True, help="Copy directories whole.")
-def cp(source: str, target: str, recursive: bool) -> None:
+@timeout_option(COMMAND_SECONDS)
+@dry_run_option
+@json_option
+def cp(source: str, target: str, recursive: bool, timeout: float, dry_run: bool, as_json: bool) -> None:
     """Copy files into a machine or out of it: one of SOURCE and TARGET is NAME:PATH."""
-    store = MachineStore(directories())
-    machine, words = _machine_of(store, source, target)
-    require_running(store, machine)
-    workshop = Workshop(surroundings())
-    scp = workshop.toolbox.program("scp").argv()
-    ssh = ssh_to(store.load(machine), store.files(machine), workshop)
-    run(ssh.copy_argv(scp, *words, recursive=recursive))
+    machines = Machines(surroundings())
+    name = _machine_of(machines.names(), source, target)
+    machine = machines.open(name)
+    into = target.startswith(f"{name}:")
+    inside = (target if into else source).partition(":")[2]
+    if dry_run:
+        words = machine.copy_command(source if into else target, inside, into=into, recursive=recursive)
+        if as_json:
+            print_json({"steps": [{"machine": name, "text": command_line(words)}]})
+        else:
+            click.echo(f"would  {command_line(words)}")
+        return
+    if into:
+        machine.copy_in(Path(source), inside, recursive=recursive, timeout=timeout)
+    else:
+        machine.copy_out(inside, Path(target), recursive=recursive, timeout=timeout)
+    if as_json:
+        print_json({"copied": source, "to": target})
 
 
 @vm.command()
 @click.argument("name", default="td")
 def console(name: str) -> None:
     """Join this terminal with a machine's serial console; Ctrl-] leaves it."""
-    store = MachineStore(directories())
-    require_running(store, name)
+    machine = Machines(surroundings()).open(name)
+    machine.require_running()
     if sys.stdin.isatty():
         click.echo(f"console of {name}; Ctrl-] leaves it", err=True)
-    attach(store.files(name).console_socket, sys.stdin.fileno(), sys.stdout.fileno())
+    attach(machine.files.console_socket, sys.stdin.fileno(), sys.stdout.fileno())
 
 
-@vm.command("suspend")
-@click.argument("name", default="td")
-def suspend_machine(name: str) -> None:
-    """Halt a machine's vCPUs; its memory stays."""
-    store = MachineStore(directories())
-    with store.claim(name):
-        suspend(store, name)
-
-
-@vm.command("resume")
-@click.argument("name", default="td")
-def resume_machine(name: str) -> None:
-    """Let a halted machine go on."""
-    store = MachineStore(directories())
-    with store.claim(name):
-        resume(store, name)
-
-
-@vm.command("reboot")
-@click.argument("name", default="td")
-@click.option("--force", is_flag=True, help="Reset it without asking the guest: unwritten files are lost.")
-@click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds that it may take.")
-def reboot_machine(name: str, force: bool, timeout: float) -> None:
-    """Reboot a machine, and wait until it is ready.
-
-    A TD is built anew and measured anew; what software had extended into its registers is gone.
-    """
-    store = MachineStore(directories())
-    require_running(store, name)
-    ssh = ssh_to(store.load(name), store.files(name), Workshop(surroundings()))
-
-    def ask() -> None:
-        # A moment later, so that the answer still comes back: a guest that goes down drops it.
-        run(
-            ssh.argv(["systemd-run", "--quiet", "--on-active=1s", "systemctl", "reboot"]), timeout=ASK_SECONDS
-        )
-
-    with store.claim(name), progress_display() as display:
-        display.report("rebooting")
-        reboot(store, name, timeout, display.console_line, None if force else ask)
-
-
-@vm.command()
-@click.argument("name", default="td")
-@click.option("--force", is_flag=True, help="Do not ask the guest first.")
-def stop(name: str, force: bool) -> None:
-    """Stop a machine; its files stay until `tdx vm rm`, or the next `tdx up` of that name."""
-    store = MachineStore(directories())
-    store.load(name)
-    with store.claim(name):
-        stop_machine(store, name, force=force)
-
-
-@vm.command()
-@click.argument("name")
-@click.option("--force", is_flag=True, help="End it first if it runs, without asking the guest.")
-def rm(name: str, force: bool) -> None:
-    """Remove a machine that has ended, with its disk."""
-    store = MachineStore(directories())
-    store.load(name)
-    if store.is_running(name) and not force:
-        raise UnavailableError(f"machine {name!r} is running", hint=f"stop it first: tdx vm stop {name}")
-    bring_down(store, name, force=True)
+def _following(machine: Machine) -> Iterator[Event]:
+    log = EventLog(machine.files.events)
+    runs = True
+    while runs:
+        # Asked before the reading, so that the last event is not missed.
+        runs = machine.is_running
+        yield from log.read()
+        time.sleep(FOLLOW_SECONDS)
 
 
 def _words(command: tuple[str, ...]) -> tuple[str, ...]:
@@ -227,22 +206,18 @@ def _words(command: tuple[str, ...]) -> tuple[str, ...]:
     return command[1:] if command[:1] == ("--",) else command
 
 
-def _machine_of(store: MachineStore, source: str, target: str) -> tuple[str, tuple[str, str]]:
-    """The machine that a copy is about, and both places as scp understands them."""
+def _machine_of(machines: Sequence[str], source: str, target: str) -> str:
+    """The machine that a copy is about."""
     names = [place.partition(":")[0] if ":" in place else "" for place in (source, target)]
-    known = [name for name in names if name in store.names()]
+    known = [name for name in names if name in machines]
     if len(known) != 1:
-        machines = ", ".join(store.names()) or "none"
         raise UsageError(
             f"one of {source!r} and {target!r} must be NAME:PATH of a machine",
-            hint=f"machines here: {machines}; a file with a colon is written ./FILE",
+            hint=f"machines here: {', '.join(machines) or 'none'}; a file with a colon is written ./FILE",
         )
-    words = tuple(
-        f"{IN_GUEST}{place.partition(':')[2]}" if name == known[0] else place
-        for name, place in zip(names, (source, target), strict=True)
-    )
-    return known[0], (words[0], words[1])
+    return known[0]
 
 
-def _document(state: MachineState, doing: str) -> dict[str, object]:
-    return {**asdict(state), "running": doing != ENDED, "state": doing}
+def _document(machine: Machine) -> dict[str, object]:
+    state = machine.state()
+    return {**asdict(machine.record), "running": state not in (CREATED, ENDED), "state": state}

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import base64
-import socket
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tdxstack.errors import CommandError, MalformedError, UnavailableError
+from tdxstack.errors import MalformedError, UnavailableError
 from tdxstack.machine.store import MachineFiles
-from tdxstack.run import Completed, run
 
 USER = "root@127.0.0.1"
 IN_GUEST = f"{USER}:"
 """What stands before a path in the guest, for scp."""
 
 HOST_KEY_TYPE = "ssh-ed25519"
-BANNER_SECONDS = 60.0
 CONNECT_SECONDS = 60
-POLL_SECONDS = 0.5
-MAX_OUTPUT = 64 << 20
-"""Bytes that a guest may answer with."""
+SSH_FAILED = 255
+"""Exit code of ssh for a failure of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +39,16 @@ class Ssh:
         return [*self.program, "-p", str(self.port), *options, USER, *(["--", *command] if command else [])]
 
     def copy_argv(
-        self, scp: Sequence[str], source: str, target: str, *, recursive: bool = False
+        self,
+        scp: Sequence[str],
+        source: str,
+        target: str,
+        *,
+        recursive: bool = False,
+        trust_new_key: bool = False,
     ) -> list[str]:
         """The argument vector of scp; a path in the guest stands behind `IN_GUEST`."""
-        options = self._options(trust_new_key=False)
+        options = self._options(trust_new_key=trust_new_key)
         whole = ["-r"] if recursive else []
         return [*scp, "-S", self.program[0], "-P", str(self.port), *options, *whole, "--", source, target]
 
@@ -67,24 +68,6 @@ class Ssh:
             "-o", "LogLevel=ERROR",
         ]
         # fmt: on
-
-    def execute(self, command: Sequence[str], *, timeout: float, trust_new_key: bool = False) -> Completed:
-        """Run a command in the guest; raises `CommandError` where ssh or the command fails."""
-        return run(self.argv(command, trust_new_key=trust_new_key), timeout=timeout, max_output=MAX_OUTPUT)
-
-
-def wait_for_banner(port: int) -> None:
-    """Wait until an SSH server greets on the forwarded port (QEMU accepts connections long before)."""
-    deadline = time.monotonic() + BANNER_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-                if connection.recv(4) == b"SSH-":
-                    return
-        except OSError:
-            pass
-        time.sleep(POLL_SECONDS)
-    raise CommandError(f"no SSH server greeted on 127.0.0.1:{port} within {BANNER_SECONDS:g} s")
 
 
 def seen_host_key(files: MachineFiles) -> bytes:

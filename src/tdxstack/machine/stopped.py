@@ -18,7 +18,7 @@ from tdxstack.errors import MalformedError
 
 TD_OBJECTS = ("tdx-guest", "tdx-tcg-guest")
 
-_DROPPED = {"-name", "-qmp", "-fw_cfg", "-no-reboot", "-S"}
+_DROPPED = {"-name", "-qmp", "-mon", "-fw_cfg", "-no-reboot", "-S"}
 _WITHOUT_VALUE = {"-nodefaults", "-no-user-config", "-no-reboot", "-S"}
 _NULL_DISK_SIZE = 1 << 30
 _MEMORY, _NUMBER = re.compile(r"(\d{1,9})M"), re.compile(r"\d{1,4}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tdxstack.errors import MalformedError, UsageError
+from tdxstack.errors import MalformedError, UnavailableError, UsageError
 from tdxstack.files import Directories, is_locked, lock, make_private, write_atomically
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
@@ -81,8 +81,23 @@ class MachineFiles:
         return self.directory / "lock"
 
     @property
+    def events(self) -> Path:
+        """What QEMU says of the machine, as it says it: a QMP event a line."""
+        return self.directory / "events.jsonl"
+
+    @property
+    def handshake(self) -> Path:
+        """What the monitor that writes the events is told."""
+        return self.directory / "handshake"
+
+    @property
     def monitor(self) -> Path:
         return self.runtime / "qmp"
+
+    @property
+    def agent(self) -> Path:
+        """The port of the guest agent."""
+        return self.runtime / "agent"
 
     @property
     def console_socket(self) -> Path:
@@ -117,10 +132,22 @@ class MachineStore:
 
     @contextlib.contextmanager
     def claim(self, name: str) -> Iterator[None]:
-        """Be the only one who starts or ends the machine `name`; `UnavailableError` if another is at it."""
+        """Be the only one who starts, controls or ends a machine; `UnavailableError` if another is at it."""
         check_name(name)
-        with lock(self._data / f".{name}.lock", wait=False):
-            yield
+        path = self._data / f".{name}.lock"
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(lock(path, wait=False))
+            except UnavailableError:
+                raise UnavailableError(
+                    f"machine {name!r} is in use by another process, which starts, controls or ends it",
+                    hint="wait for it to end",
+                ) from None
+            try:
+                yield
+            finally:
+                if not self.files(name).directory.exists():
+                    path.unlink(missing_ok=True)
 
     def prepare(self, name: str) -> MachineFiles:
         """Make the directories of a machine that is about to start, without what an earlier one has left."""
@@ -136,14 +163,18 @@ class MachineStore:
             return sorted(entry.name for entry in self._data.iterdir() if (entry / "state.json").exists())
         return []
 
+    def require(self, name: str) -> None:
+        """Raise `UsageError` where there is no such machine."""
+        if not self.files(name).state.exists():
+            known = ", ".join(self.names()) or "none"
+            raise UsageError(f"there is no machine {name!r}", hint=f"machines here: {known}")
+
     def load(self, name: str) -> MachineState:
         """The remembered state; `UsageError` where there is no such machine."""
+        self.require(name)
         path = self.files(name).state
         try:
             return MachineState(**json.loads(path.read_bytes()))
-        except FileNotFoundError:
-            known = ", ".join(self.names()) or "none"
-            raise UsageError(f"there is no machine {name!r}", hint=f"machines here: {known}") from None
         except (ValueError, TypeError) as error:
             raise MalformedError(
                 f"{path} is not a machine's state: {error}", hint=f"run: tdx down {name}"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +17,24 @@ CONNECT_TIMEOUT = 10.0
 ANSWER_TIMEOUT = 20.0
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One QMP event: its name and its data."""
-
-    name: str
-    data: Mapping[str, object]
-
-
 class Monitor:
     """An open QMP connection."""
 
     def __init__(self, client: QMPClient) -> None:
         self._client = client
 
-    async def execute(self, command: str, arguments: dict[str, object] | None = None) -> Any:
+    async def execute(
+        self, command: str, arguments: dict[str, object] | None = None, timeout: float = ANSWER_TIMEOUT
+    ) -> Any:
         """Execute one command and return its result; `CommandError` carries QEMU's own words."""
         try:
-            return await asyncio.wait_for(self._client.execute(command, arguments), ANSWER_TIMEOUT)
+            return await asyncio.wait_for(self._client.execute(command, arguments), timeout)
         except ExecuteError as error:
             raise CommandError(f"QEMU refused {command}: {error.error.error.desc}") from None
         except TimeoutError:
-            raise CommandError(f"QEMU did not answer {command} within {ANSWER_TIMEOUT:g} s") from None
+            raise CommandError(f"QEMU did not answer {command} within {timeout:g} s") from None
         except QMPError as error:
             raise CommandError(f"the connection to QEMU broke during {command}: {error}") from None
-
-    async def events(self) -> AsyncIterator[Event]:
-        """The events from now on. A QEMU that is killed ends them late or never: watch its process too."""
-        with contextlib.suppress(QMPError):
-            async for message in self._client.events:
-                data = message.get("data")
-                yield Event(str(message["event"]), data if isinstance(data, dict) else {})
 
 
 @contextlib.asynccontextmanager
@@ -68,19 +54,3 @@ async def connect(socket: Path, within: float = CONNECT_TIMEOUT) -> AsyncIterato
     finally:
         with contextlib.suppress(QMPError, OSError, EOFError):
             await client.disconnect()
-
-
-def execute(
-    socket: Path,
-    command: str,
-    arguments: dict[str, object] | None = None,
-    *,
-    within: float = CONNECT_TIMEOUT,
-) -> Any:
-    """Connect, execute one command, disconnect; raises as `connect` and `Monitor.execute` do."""
-
-    async def once() -> Any:
-        async with connect(socket, within) as monitor:
-            return await monitor.execute(command, arguments)
-
-    return asyncio.run(once())

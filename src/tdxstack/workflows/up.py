@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import secrets
@@ -20,12 +21,15 @@ from tdxstack.evidence.document import Evidence
 from tdxstack.files import write_atomically
 from tdxstack.firmware.find import Firmware
 from tdxstack.image.build import Image
-from tdxstack.machine.instance import start_machine, stop_machine, wait_until_ready
+from tdxstack.machine import control
+from tdxstack.machine.control import StopMode
+from tdxstack.machine.machine import BOOT_SECONDS, DOWN_SECONDS, Machine
 from tdxstack.machine.placement import EmulatedSilicon, Placement
 from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.spec_parts import Emulation, PageTracking, Td
 from tdxstack.machine.spec_values import UnixAddress
-from tdxstack.machine.ssh import Ssh, seen_host_key, wait_for_banner
+from tdxstack.machine.ssh import seen_host_key
+from tdxstack.machine.starting import start_machine
 from tdxstack.machine.store import MachineFiles, MachineState, MachineStore, check_name
 from tdxstack.measurement.mrtd import mrtd
 from tdxstack.platform import Platform, PlatformChoice, choose_platform
@@ -45,7 +49,6 @@ from tdxstack.workflows.quote_collateral import (
 )
 from tdxstack.workflows.workshop import Surroundings, Workshop
 
-BOOT_SECONDS = 600.0
 EVIDENCE_SECONDS = 180.0
 GUEST_HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
 INTEL_QGS_SOCKET = Path("/var/run/tdx-qgs/qgs.socket")
@@ -225,26 +228,27 @@ def _bring_up(
     phases = Phases()
     parts = gather(request, choice, surroundings, workshop, phases)
     files = store.prepare(request.name)
+    machine = Machine(store, request.name, workshop.program)
     try:
         with phases.measure("start"):
             state = _start(request, choice, parts, store, surroundings, workshop)
         with phases.measure("boot"):
             report("booting", None)
-            wait_until_ready(files, BOOT_SECONDS, on_console)
+            machine.wait_for_ssh(timeout=BOOT_SECONDS, on_line=on_console)
         with phases.measure("evidence"):
             report("collecting evidence", None)
             nonce = secrets.token_bytes(NONCE_SIZE)
-            evidence = collect_evidence(files, ssh_to(state, files, workshop), nonce)
+            evidence = collect_evidence(machine, nonce)
         with phases.measure("verify"):
             report("verifying", None)
             collateral = parts.collateral_for(evidence.quote)
             verification = _verify(parts, choice, evidence, collateral, nonce, files, surroundings)
     except KeyboardInterrupt:
-        stop_machine(store, request.name, force=True)
+        _end(store, request.name)
         store.remove(request.name)
         raise
     except BaseException:
-        stop_machine(store, request.name, force=True)
+        _end(store, request.name)
         raise
     write_atomically(files.collateral, collateral.to_json())
     releases = list(workshop.releases.values())
@@ -273,14 +277,8 @@ def _verify(
     )
 
 
-def bring_down(store: MachineStore, name: str, *, force: bool = False) -> None:
-    """Stop the machine, if it runs, and remove its files.
-
-    Raises `UnavailableError` while another command starts or ends the machine.
-    """
-    with store.claim(name):
-        stop_machine(store, name, force=force)
-        store.remove(name)
+def _end(store: MachineStore, name: str) -> None:
+    asyncio.run(control.stop(store, name, StopMode.FORCE, DOWN_SECONDS))
 
 
 def gather(
@@ -348,12 +346,13 @@ def _start(
         quote_service=UnixAddress(_quote_socket(surroundings, choice)),
     )
     if parts.pki is None:
-        return start_machine(store, request.spec, placement, surroundings.clock())
+        return asyncio.run(start_machine(store, request.spec, placement, surroundings.clock()))
     directories = surroundings.directories
     # Need the service before asking for it, so that it cannot go in between; QEMU then goes on needing it.
     with Service.of_user(directories.runtime).use(request.name) as need:
         ensure_running(directories.runtime, directories.data / "pki", directories.data / "qgs.log")
-        return start_machine(store, request.spec, placement, surroundings.clock(), holds=[need])
+        starting = start_machine(store, request.spec, placement, surroundings.clock(), holds=[need])
+        return asyncio.run(starting)
 
 
 def _quote_socket(surroundings: Surroundings, choice: PlatformChoice) -> Path:
@@ -371,22 +370,14 @@ def _silicon(pki: Pki) -> EmulatedSilicon:
     )
 
 
-def ssh_to(state: MachineState, files: MachineFiles, workshop: Workshop) -> Ssh:
-    """How to enter a machine."""
-    program = tuple(workshop.toolbox.program("ssh").argv())
-    return Ssh(program, state.ssh_port, files.ssh_key, files.known_hosts)
-
-
-def collect_evidence(files: MachineFiles, ssh: Ssh, nonce: bytes) -> Evidence:
+def collect_evidence(machine: Machine, nonce: bytes) -> Evidence:
     """Have the guest produce evidence for `nonce` over SSH; keep it in the machine's files.
 
-    Raises `CommandError` where SSH or the guest's collection fails, `MalformedError` for anything
-    that is not an evidence document.
+    The host key that a first connection shows is remembered, for the evidence to prove. Raises `CommandError`
+    where SSH or the guest's collection fails, `MalformedError` for anything that is not an evidence document.
     """
-    wait_for_banner(ssh.port)
     command = ["tdx-guest", "collect", "--host-key", GUEST_HOST_KEY, "--nonce", nonce.hex()]
-    first = not files.known_hosts.exists()
-    done = ssh.execute(command, timeout=EVIDENCE_SECONDS, trust_new_key=first)
+    done = machine.run(command, timeout=EVIDENCE_SECONDS)
     evidence = Evidence.from_json(done.stdout)
-    write_atomically(files.evidence, done.stdout)
+    write_atomically(machine.files.evidence, done.stdout)
     return evidence

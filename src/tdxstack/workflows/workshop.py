@@ -72,6 +72,10 @@ class Workshop:
             search_path=surroundings.search_path,
         )
 
+    def program(self, name: str) -> list[str]:
+        """The argument vector with which a program of the host's begins; fetched where the host lacks it."""
+        return self.toolbox.program(name, self._report).argv()
+
     def apt(self, suites: Callable[[Archive], tuple[str, ...]], *, source_packages: bool = False) -> AptRoot:
         """The private apt root of some suites of the host's archive, with lists of today."""
         archive = host_archive(Path("/"), mirror=self._mirror)

@@ -13,7 +13,8 @@ from tdxstack.files import Directories, lock
 from tdxstack.machine.spec_parts import PageTracking
 from tdxstack.machine.store import MachineState, MachineStore
 from tdxstack.platform import Platform
-from tdxstack.workflows.up import UpRequest, bring_down, bring_up
+from tdxstack.workflows.machines import Machines
+from tdxstack.workflows.up import UpRequest, bring_up
 from tdxstack.workflows.workshop import Surroundings
 
 
@@ -73,11 +74,12 @@ def test_name_of_a_running_machine_is_refused_before_anything_is_made(surroundin
 
 def test_two_commands_cannot_start_or_end_one_machine_at_once(surroundings: Surroundings) -> None:
     store = MachineStore(surroundings.directories)
+    store.prepare("td").state.write_bytes(b"{}")
     with store.claim("td"):
         with pytest.raises(UnavailableError, match="in use"):
             bring_up(UpRequest(), surroundings)
         with pytest.raises(UnavailableError, match="in use"):
-            bring_down(store, "td")
+            Machines(surroundings).open("td").remove(None)
 
 
 @pytest.mark.parametrize("state", [b"", b"{}", b"[1]", b'{"pid": "x"}'])
@@ -87,7 +89,7 @@ def test_machine_with_a_damaged_state_can_be_removed(surroundings: Surroundings,
     with pytest.raises(MalformedError, match="is not a machine's state") as caught:
         store.load("td")
     assert caught.value.hint == "run: tdx down td"
-    bring_down(store, "td")
+    Machines(surroundings).open("td").remove(None)
     assert store.names() == []
 
 
@@ -96,7 +98,7 @@ def test_machine_that_has_ended_is_removed_with_its_files(surroundings: Surround
     files = store.prepare("td")
     store.save(MachineState("td", "emulated", True, 1, 22, "2026-01-01T00:00:00+00:00", ["qemu"]))
     assert store.names() == ["td"]
-    bring_down(store, "td")
+    Machines(surroundings).open("td").remove(None)
     assert store.names() == []
     assert not files.directory.exists()
     assert not files.runtime.exists()
