@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tdxstack.abi import event_log
 from tdxstack.errors import MalformedError
@@ -18,9 +19,10 @@ from tdxstack.measurement.loader_boot import kernel_version, program_event, stub
 from tdxstack.measurement.pe import Image, Section
 
 MAGIC_SECTION, LINUX, COMMAND_LINE, INITRD = ".sdmagic", ".linux", ".cmdline", ".initrd"
+OS_RELEASE = ".osrel"
 SIGNATURE, MICROCODE, PROFILE = ".pcrsig", ".ucode", ".profile"
 MEASURED = (
-    *(LINUX, ".osrel", COMMAND_LINE, INITRD, MICROCODE, ".splash", ".dtb", ".uname", ".sbat"),
+    *(LINUX, OS_RELEASE, COMMAND_LINE, INITRD, MICROCODE, ".splash", ".dtb", ".uname", ".sbat"),
     *(".pcrpkey", PROFILE, ".hwids"),
 )
 """In the order of measuring. The signature of expected values is left out, as it cannot be its own input."""
@@ -31,7 +33,7 @@ MAX_ZEROS = 1 << 20
 WRAPPED = {
     SIGNATURE: "tpm2-pcr-signature.json",
     ".pcrpkey": "tpm2-pcr-public-key.pem",
-    ".osrel": "os-release",
+    OS_RELEASE: "os-release",
     PROFILE: "profile",
 }
 """Sections that the initrd gets as files in `.extra`, in that order, each as an archive of its own."""
@@ -49,7 +51,7 @@ FIRST_LOADED_KERNEL = (5, 8)
 """Older kernels are not loaded by the firmware's LoadImage, but entered by their handover protocol."""
 
 _STUB = re.compile(rb"#### LoaderInfo: systemd-stub (\d{1,4})")
-_LOADER = re.compile(rb"#### LoaderInfo: (systemd-boot \d{1,4})")
+_LOADER = re.compile(rb"#### LoaderInfo: systemd-boot (\d{1,4})")
 _CONSOLE = re.compile(r"(?:^| )console=")
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
 
@@ -120,7 +122,7 @@ class UnifiedKernel:
         if self.stub == NEW_STUB:
             if not _CONSOLE.search(command_line):
                 raise _not_followed("its stub adds the console that it finds to the command line")
-            yield from _smbios_events(smbios_tables)
+            yield from smbios_events(smbios_tables)
         elif not secure_boot:
             # With it, the stub keeps the firmware from checking the kernel, and so from measuring it.
             yield program_event(Image.parse(self.kernel), LINUX, source)
@@ -133,10 +135,23 @@ class UnifiedKernel:
         return _cleaned(text)
 
 
-def loader_name(image: Image) -> str | None:
-    """systemd-boot and its version, where a program is it."""
+def profile_texts(image: Image) -> list[tuple[bytes, bytes]]:
+    """The os-release file and the description of each profile; empty where there is none."""
+    starts = [at for at, section in enumerate(image.sections) if section.name == PROFILE]
+    common = image.sections[: starts[0]] if starts else image.sections
+    own = [image.sections[start:end] for start, end in pairwise([*starts, len(image.sections)])]
+    return [(_text(image, OS_RELEASE, (*part, *common)), _text(image, PROFILE, part)) for part in own or [()]]
+
+
+def _text(image: Image, name: str, sections: Sequence[Section]) -> bytes:
+    found = next((section for section in sections if section.name == name), None)
+    return image.data[found.offset :][: min(found.size, found.virtual_size)] if found else b""
+
+
+def systemd_boot_version(image: Image) -> int | None:
+    """The version of systemd-boot, where a program is it."""
     found = _LOADER.match(image.section(MAGIC_SECTION) or b"")
-    return found[1].decode() if found else None
+    return int(found[1]) if found else None
 
 
 def _found(sections: Sequence[Section]) -> dict[str, Section]:
@@ -166,7 +181,7 @@ def _measured(data: bytes, meaning: str, source: str) -> ExpectedEvent:
     return hashed("rtmr2", event_log.EV_IPL, data, meaning, source)
 
 
-def _smbios_events(tables: bytes) -> Iterator[ExpectedEvent]:
+def smbios_events(tables: bytes) -> Iterator[ExpectedEvent]:
     for structure in smbios.structures(tables):
         kind = structure[0]
         if kind in SMBIOS_MEASURED:

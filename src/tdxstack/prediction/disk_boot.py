@@ -7,36 +7,47 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tdxstack.abi.event_log import EV_IPL
 from tdxstack.errors import MalformedError
 from tdxstack.firmware.contents import Contents
-from tdxstack.measurement.expected import ExpectedEvent, unknown_rest
-from tdxstack.measurement.loader_boot import exit_events, partitions_event, program_event, stub_events
+from tdxstack.measurement.expected import ExpectedEvent, hashed, unknown_rest
+from tdxstack.measurement.loader_boot import (
+    exit_events,
+    kernel_version,
+    partitions_event,
+    program_event,
+    stub_events,
+)
 from tdxstack.measurement.pe import Image
 from tdxstack.measurement.shim import Shim, shim_events
-from tdxstack.measurement.unified_kernel import LINUX, NEW_STUB, UnifiedKernel, loader_name
+from tdxstack.measurement.unified_kernel import NEW_STUB, UnifiedKernel, smbios_events, systemd_boot_version
+from tdxstack.prediction import systemd_boot
+from tdxstack.prediction.boot_entries import without_tries
 from tdxstack.prediction.ext4 import Ext4
 from tdxstack.prediction.fat import Fat
 from tdxstack.prediction.grub_config import GrubBoot, follow
 from tdxstack.prediction.keys import Keys, mok_list
-from tdxstack.prediction.partitions import Partition, read_partitions
+from tdxstack.prediction.partitions import EXTENDED, Partition, read_partitions
 from tdxstack.prediction.qcow2 import Disk, open_disk
+from tdxstack.prediction.systemd_boot import choose
 
 LOADER, SECOND_STAGE, FALLBACK = "EFI/BOOT/BOOTX64.EFI", "EFI/BOOT/grubx64.efi", "EFI/BOOT/fbx64.efi"
 SAVED_VARIABLES = "NvVars"
 GRUB_MODULES = "mods"
 GRUB_MEASURES, GRUB_ASKS_FOR_TPM = b"grub_cmd: ", b"tpm2%s present"
-DROP_INS = (f"{LOADER}.extra.d", "loader/addons", "loader/credentials")
-"""Directories from which systemd-stub adds to the command line and the initrd."""
+DROP_INS = ("loader/addons", "loader/credentials")
+"""Directories, besides one of its own, from which systemd-stub adds to the command line and the initrd."""
 
 _GRUB_PREFIX = re.compile(rb"/EFI/[A-Za-z0-9_-]{1,32}(?=\0)")
 
-USE_KNOWN = "use shim and GRUB, or a unified kernel image"
+USE_KNOWN = "use shim and GRUB, systemd-boot, or a unified kernel image"
 SOURCE, LOADER_DOES = "disk image", "what the boot loader does"
 
 
-def disk_events(disk: Path | None, contents: Contents) -> list[ExpectedEvent]:
+def disk_events(disk: Path | None, contents: Contents, smbios_tables: bytes) -> list[ExpectedEvent]:
     """The events from the first program of a disk to the kernel's first instruction.
 
+    `smbios_tables` are QEMU's structures.
     What cannot be known is one event for each register that it concerns, with the reason.
     Raises `UnavailableError` where the disk image is missing.
     """
@@ -45,7 +56,7 @@ def disk_events(disk: Path | None, contents: Contents) -> list[ExpectedEvent]:
         return unknown_rest(LOADER_DOES, SOURCE, "the machine has no disk and no kernel of its own")
     try:
         with open_disk(disk) as opened:
-            found.extend(_DiskBoot(opened, contents).events())
+            found.extend(_DiskBoot(opened, contents, smbios_tables).events())
     except MalformedError as error:
         found += unknown_rest(LOADER_DOES, SOURCE, error.message)
     return found
@@ -84,10 +95,12 @@ def _fat(disk: Disk, start: int) -> Fat | None:
 class _DiskBoot:
     """One disk, followed from its EFI system partition."""
 
-    def __init__(self, disk: Disk, contents: Contents) -> None:
+    def __init__(self, disk: Disk, contents: Contents, smbios_tables: bytes) -> None:
         self._table = read_partitions(disk)
         self._esp = Fat(disk, self._table.esp.start)
         self._disk = disk
+        self._contents = contents
+        self._smbios_tables = smbios_tables
         self._keys = Keys(contents)
         self._retried = contents.profile.shown.fat_flush
 
@@ -96,43 +109,85 @@ class _DiskBoot:
         yield from self._keys.firmware_lets(loader, LOADER)
         yield partitions_event(self._table.measured)
         yield program_event(loader, LOADER, SOURCE)
-        unified = UnifiedKernel.parse(loader)
-        if unified is not None:
-            yield from self._unified(unified)
-            return
         shim = Shim.parse(loader)
         if shim is None:
-            raise _not_followed(loader, LOADER)
-        yield from shim_events(shim, mok_list(shim), secure_boot=self._keys.enforced)
-        if self._esp.read(FALLBACK) is not None:
-            raise MalformedError(f"{FALLBACK} makes boot options and starts them", hint="remove it")
-        grub = self._image(SECOND_STAGE)
-        yield from self._keys.shim_lets(grub, SECOND_STAGE, shim)
-        yield program_event(grub, SECOND_STAGE, SOURCE)
-        boot = self._grub(grub)
-        if self._keys.enforced:
-            # Without Secure Boot, GRUB loads the kernel by itself: nobody measures it.
-            kernel = Image.parse(boot.kernel)
-            yield from self._keys.shim_lets(kernel, boot.kernel_path, shim)
-            yield program_event(kernel, boot.kernel_path, SOURCE)
-        yield from stub_events(boot.kernel, boot.command_line, boot.initrd, terminated=False)
+            yield from self._run(loader, LOADER, None)
+        else:
+            yield from shim_events(shim, mok_list(shim), secure_boot=self._keys.enforced)
+            if self._esp.read(FALLBACK) is not None:
+                raise MalformedError(f"{FALLBACK} makes boot options and starts them", hint="remove it")
+            second = self._image(SECOND_STAGE)
+            yield from self._load(second, SECOND_STAGE, shim)
+            yield from self._run(second, SECOND_STAGE, shim)
         yield from exit_events(retried=self._retried)
 
-    def _unified(self, unified: UnifiedKernel) -> Iterator[ExpectedEvent]:
+    def _load(self, image: Image, name: str, shim: Shim | None) -> Iterator[ExpectedEvent]:
+        """A program that shim loads, or the firmware where there is none."""
+        yield from self._keys.let(image, name, shim)
+        yield program_event(image, name, SOURCE)
+
+    def _run(self, program: Image, name: str, shim: Shim | None) -> Iterator[ExpectedEvent]:
+        """What a first program does, or shim's second stage."""
+        unified, version = UnifiedKernel.parse(program), systemd_boot_version(program)
+        if unified is not None:
+            yield from self._unified(unified, self._esp, name, "", shim)
+        elif version is not None:
+            yield from self._systemd_boot(version, name, shim)
+        elif shim is not None and program.section(GRUB_MODULES) is not None:
+            yield from self._grub(program, shim)
+        else:
+            raise MalformedError(f"{name} is a boot loader that is not known", hint=USE_KNOWN)
+
+    def _unified(
+        self, unified: UnifiedKernel, volume: Fat, path: str, options: str, shim: Shim | None
+    ) -> Iterator[ExpectedEvent]:
         if unified.stub == NEW_STUB:
             raise MalformedError(
                 f"systemd-stub {NEW_STUB} on a disk adds a secret to the initrd that nobody knows beforehand",
                 hint="give the image to QEMU as the kernel",
             )
-        for directory in DROP_INS:
-            if names := self._esp.names(directory):
+        for directory in (f"{without_tries(path)}.extra.d", *DROP_INS):
+            if names := volume.names(directory):
                 raise MalformedError(
                     f"systemd-stub may add {directory}/{names[0]} to what it starts, which is not followed",
                     hint="build it into the unified kernel image",
                 )
         # An option that edk2 made by itself gives the program no load options.
-        yield from unified.events("", LOADER, secure_boot=self._keys.enforced, smbios_tables=b"")
-        yield from exit_events(retried=self._retried)
+        yield from unified.events(options, path, secure_boot=self._keys.enforced, smbios_tables=b"")
+
+    def _systemd_boot(self, version: int, itself: str, shim: Shim | None) -> Iterator[ExpectedEvent]:
+        extended = next((part for part in self._table.partitions if part.type == EXTENDED), None)
+        choice = choose(version, itself, self._esp, self._fat(extended), self._contents)
+        if version == systemd_boot.NEW:
+            yield from smbios_events(self._smbios_tables)
+            if choice.configuration is not None:
+                meaning = f"systemd-boot's {systemd_boot.CONFIGURATION}"
+                yield hashed("rtmr1", EV_IPL, choice.configuration, meaning, SOURCE)
+        entry = choice.entry
+        program = Image.parse(entry.volume.read(entry.program) or b"")
+        initrd, options = choice.initrd, choice.options
+        yield from self._load(program, entry.program, shim)
+        if options:
+            data = (options + "\0").encode("utf-16-le")
+            yield hashed("rtmr2", EV_IPL, data, f"load options from systemd-boot: {options}", SOURCE)
+        unified = UnifiedKernel.parse(program)
+        if unified is None:
+            if kernel_version(program.data) is None:
+                raise MalformedError(f"{entry.program} is no Linux kernel", hint=USE_KNOWN)
+            yield from stub_events(program.data, options, initrd, terminated=True)
+        elif initrd:
+            raise MalformedError(
+                f"{entry.name} gives a unified kernel image a second initrd", hint="build it into the image"
+            )
+        else:
+            yield from self._unified(unified, entry.volume, entry.program, options, shim)
+
+    def _grub(self, program: Image, shim: Shim) -> Iterator[ExpectedEvent]:
+        boot = self._grub_boot(program)
+        if self._keys.enforced:
+            # Without Secure Boot, GRUB loads the kernel by itself: nobody measures it.
+            yield from self._load(Image.parse(boot.kernel), boot.kernel_path, shim)
+        yield from stub_events(boot.kernel, boot.command_line, boot.initrd, terminated=False)
 
     def _image(self, path: str) -> Image:
         data = self._esp.read(path)
@@ -140,9 +195,7 @@ class _DiskBoot:
             raise MalformedError(f"the EFI system partition has no file {path}", hint="install a boot loader")
         return Image.parse(data)
 
-    def _grub(self, grub: Image) -> GrubBoot:
-        if grub.section(GRUB_MODULES) is None:
-            raise _not_followed(grub, SECOND_STAGE)
+    def _grub_boot(self, grub: Image) -> GrubBoot:
         if GRUB_MEASURES in grub.data and GRUB_ASKS_FOR_TPM not in grub.data:
             raise MalformedError(
                 "this GRUB measures its commands although there is no TPM, which is not followed",
@@ -164,6 +217,9 @@ class _DiskBoot:
         }
         return follow(self._esp, paths[0], by_uuid)
 
+    def _fat(self, partition: Partition | None) -> Fat | None:
+        return _fat(self._disk, partition.start) if partition else None
+
     def _ext4(self, partition: Partition) -> Ext4 | None:
         if partition == self._table.esp:
             return None
@@ -171,13 +227,3 @@ class _DiskBoot:
             return Ext4(self._disk, partition.start)
         except MalformedError:
             return None  # of another kind; the search for it by name will say so
-
-
-def _not_followed(image: Image, name: str) -> MalformedError:
-    if image.section(LINUX) is not None:
-        return MalformedError(
-            f"{name} is a unified kernel image behind shim, which is not followed",
-            hint=f"start it as {LOADER}",
-        )
-    known = loader_name(image) or "a boot loader that is not known"
-    return MalformedError(f"{name} is {known}, neither shim nor GRUB", hint=USE_KNOWN)

@@ -17,7 +17,7 @@ MOK_LIST = "MokListRT"
 
 
 class Keys:
-    """The keys of one boot. Remembers what shim has logged, as it logs the same key once."""
+    """The keys of one boot. Remembers what was logged: firmware and shim log the same key once each."""
 
     def __init__(self, contents: Contents) -> None:
         self.enforced = contents.secure_boot is SecureBoot.ENABLED
@@ -25,10 +25,11 @@ class Keys:
             stored.data if (stored := contents.variables.get((IMAGE_SECURITY_DATABASE, name))) else b""
             for name in ("db", "dbx")
         )
+        self._logged_by_firmware: set[UefiVariable] = set()
         self._logged_by_shim: set[UefiVariable] = set()
 
     def firmware_lets(self, image: Image, name: str) -> list[ExpectedEvent]:
-        """The event of the firmware's key that verifies a program; none without Secure Boot.
+        """The event of the firmware's key that verifies a program; none where it was logged before.
 
         Raises `MalformedError` where the firmware will refuse the program.
         """
@@ -41,7 +42,14 @@ class Keys:
                 hint="enroll its key, or start it through shim",
             )
         variable = UefiVariable(IMAGE_SECURITY_DATABASE, "db", entry.to_bytes())
+        if variable in self._logged_by_firmware:
+            return []
+        self._logged_by_firmware.add(variable)
         return [authority_event(variable, f"the key in db that verifies {name}", "firmware variable store")]
+
+    def let(self, image: Image, name: str, shim: Shim | None) -> list[ExpectedEvent]:
+        """The event of the key that verifies a program: shim's where there is one, else the firmware's."""
+        return self.shim_lets(image, name, shim) if shim else self.firmware_lets(image, name)
 
     def shim_lets(self, image: Image, name: str, shim: Shim) -> list[ExpectedEvent]:
         """The event of the key by which shim verifies a program; none where it was logged before.

@@ -20,6 +20,8 @@ ENTRY_SIZE = 128
 MAX_ENTRIES = 1024
 
 ESP = UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
+EXTENDED = UUID("bc13c2ff-59e6-4262-a352-b275fd6f7172")
+"""Extended Boot Loader Partition: where boot loaders find more entries."""
 
 HINT = "give a disk with a GUID partition table, as an EFI system starts from"
 

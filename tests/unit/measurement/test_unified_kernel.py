@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tdxstack.errors import MalformedError
 from tdxstack.measurement.expected import ExpectedEvent
 from tdxstack.measurement.pe import Image
-from tdxstack.measurement.unified_kernel import UnifiedKernel, loader_name
+from tdxstack.measurement.unified_kernel import UnifiedKernel, systemd_boot_version
 from tests.unit.measurement import pe_images as made
 
 MAGIC = b"#### LoaderInfo: systemd-stub 257.13-1 ####"
@@ -170,8 +170,8 @@ def test_a_section_that_claims_much_memory_is_refused() -> None:
 def test_other_programs() -> None:
     other = Image.parse(made.program({".sdmagic": b"#### LoaderInfo: systemd-boot 257.1 ####"}))
     assert UnifiedKernel.parse(other) is None
-    assert loader_name(other) == "systemd-boot 257"
-    assert loader_name(Image.parse(made.program({".text": b"x"}))) is None
+    assert systemd_boot_version(other) == 257
+    assert systemd_boot_version(Image.parse(made.program({".text": b"x"}))) is None
 
 
 @given(st.integers(0, 0x400), st.binary(min_size=1, max_size=8))

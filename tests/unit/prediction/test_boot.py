@@ -36,7 +36,6 @@ HARDWARE = Hardware(
     td_cpu=True,
 )
 GRUB = pe_images.program({".text": b"\0/EFI/test\0grub_cmd: \0tpm2%s present\n\0", "mods": b"modules"})
-SYSTEMD_BOOT = pe_images.program({".sdmagic": b"#### LoaderInfo: systemd-boot 257.13 ####"})
 CONFIG = f"search --fs-uuid --set=root {disks.ROOT_UUID}\nlinux /vmlinuz quiet\ninitrd /initrd\nboot\n"
 
 
@@ -47,6 +46,17 @@ def kernel(version: str = "6.12.0-test", *signatures: bytes) -> bytes:
     made[0x20E:0x210] = struct.pack("<H", 0x1F0)
     made[0x3F0 : 0x3F0 + len(version) + 1] = version.encode() + b"\0"
     return bytes(made)
+
+
+def systemd_boot(version: str = "257.13") -> bytes:
+    return pe_images.program({".sdmagic": f"#### LoaderInfo: systemd-boot {version} ####".encode()})
+
+
+def of_systemd_boot(program: bytes) -> disks.Tree:
+    """Files by which it starts a program."""
+    entry = b"linux /vmlinuz\ninitrd /initrd\noptions quiet"
+    loader: disks.Tree = {"loader.conf": b"timeout 0\n", "entries": {"a.conf": entry}}
+    return {"loader": loader, "vmlinuz": program, "initrd": b"initrd"}
 
 
 def launch(*options: str) -> Launch:
@@ -145,6 +155,41 @@ def test_a_unified_kernel_image_as_the_disk_s_first_program(tmp_path: Path) -> N
     assert digests(prediction, "rtmr2")[-1] == sha384("inside\0".encode("utf-16-le"))
 
 
+def test_a_unified_kernel_image_behind_shim(tmp_path: Path) -> None:
+    program = unified_program()
+    prediction = of_disk(
+        disk(tmp_path, {"EFI": {"BOOT": {"BOOTX64.EFI": shim_program(), "grubx64.efi": program}}})
+    )
+    assert prediction.unpredicted == ()
+    assert digests(prediction, "rtmr1")[3:6] == [
+        pe_images.digest(one) for one in (shim_program(), program, kernel())
+    ]
+
+
+@pytest.mark.parametrize("behind_shim", [False, True], ids=["first", "behind shim"])
+@pytest.mark.parametrize("version", ["257.13", "262.1"])
+def test_systemd_boot_starts_a_kernel(tmp_path: Path, version: str, behind_shim: bool) -> None:
+    loader = systemd_boot(version)
+    programs = [*([shim_program()] if behind_shim else []), loader]
+    boot: disks.Tree = dict(zip(("BOOTX64.EFI", "grubx64.efi"), programs, strict=False))
+    structure = bytes((1, 27)) + bytes(22) + b"\6\0\0" + b"\0\0"
+    tables = {**HARDWARE.files, "etc/smbios/smbios-tables": structure + END_OF_SMBIOS}
+    machine = replace(HARDWARE, files=tables)
+    path = disk(tmp_path, {"EFI": {"BOOT": boot}, **of_systemd_boot(kernel())})
+    prediction = of_disk(path, machine=machine)
+    assert prediction.unpredicted == ()
+    new = version.startswith("262")
+    assert digests(prediction, "rtmr1")[3:-3] == [
+        *(pe_images.digest(program) for program in programs),
+        *([sha384(b"timeout 0\n")] if new else []),
+        pe_images.digest(kernel()),
+    ]
+    options = sha384("initrd=\\initrd quiet\0".encode("utf-16-le"))
+    assert digests(prediction, "rtmr2")[-3:] == [options, options, sha384(b"initrd")]
+    cleared = structure[:24] + b"\0" + structure[25:]
+    assert (sha384(cleared) in digests(prediction, "rtmr0")) is new
+
+
 def test_a_header_that_qemu_has_written_into_is_measured_so(tmp_path: Path) -> None:
     (tmp_path / "vmlinuz").write_bytes(kernel())
     machine = replace(HARDWARE, kernel_setup=b"MZ" + bytes(0x3A) + kernel()[0x3C:0x400])
@@ -199,12 +244,19 @@ def test_secure_boot_names_the_keys(tmp_path: Path) -> None:
             },
             "may add loader/addons/a.addon.efi",
         ),
+        ({"EFI": {"BOOT": {"BOOTX64.EFI": systemd_boot()}}}, "systemd-boot: it finds no entry"),
         (
-            {"EFI": {"BOOT": {"BOOTX64.EFI": shim_program(), "grubx64.efi": unified_program()}}},
-            "unified kernel image behind shim",
+            {
+                "EFI": {"BOOT": {"BOOTX64.EFI": systemd_boot()}},
+                **of_systemd_boot(unified_program()),
+            },
+            "gives a unified kernel image a second initrd",
         ),
-        ({"EFI": {"BOOT": {"BOOTX64.EFI": SYSTEMD_BOOT}}}, "is systemd-boot 257, neither shim nor GRUB"),
-        ({"EFI": {"BOOT": {"BOOTX64.EFI": pe_images.program({".text": b"k"})}}}, "neither shim nor GRUB"),
+        (
+            {"EFI": {"BOOT": {"BOOTX64.EFI": systemd_boot()}}, **of_systemd_boot(systemd_boot())},
+            "vmlinuz is no Linux kernel",
+        ),
+        ({"EFI": {"BOOT": {"BOOTX64.EFI": pe_images.program({".text": b"k"})}}}, "that is not known"),
         ({"EFI": {"BOOT": {"BOOTX64.EFI": shim_program()}}}, "no file EFI/BOOT/grubx64.efi"),
         (
             {"EFI": {"BOOT": {"BOOTX64.EFI": shim_program(), "fbx64.efi": b"x"}}},
