@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -27,7 +28,7 @@ LOADER = "lib64/ld-linux-x86-64.so.2"
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 PACKAGES = (
     *("libvirt-clients", "libvirt-daemon", "libvirt-daemon-driver-qemu", "libxml2-utils"),
-    *("ovmf-inteltdx", "passt", "qemu-system-x86"),
+    *("ovmf-generic", "ovmf-inteltdx", "passt", "qemu-system-x86", "swtpm-tools"),
 )
 
 # After the new /usr there are only the shell's own commands: the private root has no others.
@@ -97,15 +98,16 @@ class Libvirtd:
         (etc / "group").write_text(GROUP)
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self, *, on_cpu: int | None = None) -> Iterator[None]:
         """Run it for as long as the block lasts. Raises `UnavailableError` where it does not start."""
         log = self.place / "log"
-        command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", SCRIPT, "libvirtd"]
+        pin = [] if on_cpu is None else ["taskset", "--cpu-list", str(on_cpu)]
+        space = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
         self.socket.unlink(missing_ok=True)
         with (
             log.open("wb") as output,
             subprocess.Popen(
-                [*command, self.place, self.root],
+                [*pin, *space, "sh", "-c", SCRIPT, "libvirtd", self.place, self.root],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -122,6 +124,21 @@ class Libvirtd:
             finally:
                 # unshare ignores what is not SIGKILL, and takes everything in its process name space with it
                 process.kill()
+
+    @contextlib.contextmanager
+    def running_as_if_with_tdx(self) -> Iterator[None]:
+        """Run it believing that its QEMU can run TDs, because it remembers so.
+
+        What it remembers is void on a CPU with another number, which CPUID tells.
+        """
+        cpu = min(os.sched_getaffinity(0))
+        with self.running(on_cpu=cpu):
+            self.virsh("domcapabilities")
+        for path in self.capabilities.glob("*.xml"):
+            text = path.read_text()
+            path.write_text(text.replace("<flag name=", "<flag name='tdx-guest'/><flag name=", 1))
+        with self.running(on_cpu=cpu):
+            yield
 
     def program(self, name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         """Run a program out of the private root."""

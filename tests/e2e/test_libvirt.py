@@ -7,7 +7,11 @@ guests run; a TD is defined where the daemon is made to believe that its QEMU ca
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 import os
+import shlex
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,15 +21,25 @@ import pytest
 
 from tdxstack.cli.edge import surroundings
 from tdxstack.errors import CommandError, UnavailableError
-from tdxstack.machine.libvirt import METADATA, DomainEvent, Libvirt, Mode, connect
+from tdxstack.machine.libvirt import DomainEvent, Libvirt, Mode, connect
 from tdxstack.machine.libvirt_binding import Binding
+from tdxstack.machine.libvirt_xml import DomainPlacement, build_domain_xml, fix_ports
+from tdxstack.machine.placement import Placement
+from tdxstack.machine.qemu_command import build_qemu_command
 from tdxstack.machine.readiness import until_greeted
+from tdxstack.machine.spec import MachineSpec
+from tdxstack.machine.spec_parts import Kind, Td
+from tdxstack.machine.spec_values import UnixAddress
+from tdxstack.machine.store import MachineFiles
+from tdxstack.platform import Platform
 from tdxstack.workflows.workshop import Workshop
 from tests.e2e.libvirtd import Libvirtd, binding, unpack
+from tests.golden.libvirt_machines import MACHINES, path
 
 pytestmark = pytest.mark.e2e
 
 SECONDS = 120.0
+QGS = UnixAddress(Path("/run/other/qgs.sock"))
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +55,31 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def daemon(workshop: Workshop, place: Path) -> Libvirtd:
+def tools(workshop: Workshop, place: Path) -> Libvirtd:
+    """The programs, and a daemon that does not run."""
+    tools = Libvirtd(unpack(workshop, place / "root"), place)
+    tools.prepare()
+    return tools
+
+
+@pytest.fixture(scope="module")
+def daemon(tools: Libvirtd) -> Libvirtd:
+    """A daemon that can run."""
     if os.geteuid() != 0:
         pytest.skip("only root can give a libvirtd name spaces of its own")
-    daemon = Libvirtd(unpack(workshop, place / "root"), place)
-    daemon.prepare()
     try:
-        with daemon.running():
+        with tools.running():
             pass
     except UnavailableError as error:
         pytest.skip(error.message)
+    return tools
+
+
+@pytest.fixture(scope="module")
+def daemon_with_kvm(daemon: Libvirtd) -> Libvirtd:
+    """A daemon that knows KVM, without which it does not look at a TD further."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        pytest.skip("this host has no KVM")
     return daemon
 
 
@@ -68,28 +97,28 @@ def libvirt(daemon: Libvirtd, library: Binding) -> Iterator[Libvirt]:
         yield connection
 
 
-def guest_xml(name: str, system: str, devices: str, features: str = "<acpi/>") -> str:
-    return f"""<domain type='qemu'><name>{name}</name>
-<metadata><tdx:machine xmlns:tdx='{METADATA}'/></metadata>
-<memory unit='MiB'>1024</memory><vcpu>2</vcpu>
-<os {system}<features>{features}</features><cpu mode='maximum'/>
-<devices><serial type='pty'/><memballoon model='none'/>{devices}</devices></domain>"""
+@pytest.mark.parametrize("name", MACHINES)
+def test_libvirt_s_schema_and_parser_take_our_xml(tools: Libvirtd, name: str) -> None:
+    schema = tools.root / "usr/share/libvirt/schemas/domain.rng"
+    done = tools.program("xmllint", "--noout", "--relaxng", schema, path(name))
+    assert (done.returncode, done.stderr) == (0, f"{path(name)} validates\n")
+    tools.virsh("define", path(name), uri="test:///default")
+
+
+def test_the_schema_is_one_that_refuses(tools: Libvirtd, place: Path) -> None:
+    wrong = place / "wrong.xml"
+    wrong.write_text(path("td").read_text().replace("mrConfigId", "x").replace("<policy>", "<policy>no"))
+    schema = tools.root / "usr/share/libvirt/schemas/domain.rng"
+    done = tools.program("xmllint", "--noout", "--relaxng", schema, wrong)
+    assert "fails to validate" in done.stderr
 
 
 def test_a_guest_boots_and_stops_by_acpi(libvirt: Libvirt, workshop: Workshop, place: Path) -> None:
     """UEFI, an overlay of the guest image, and SSH through a forwarded port."""
     overlay = place / "efi.qcow2"
     workshop.overlay(workshop.image(), overlay)
-    libvirt.define(
-        guest_xml(
-            "efi",
-            "firmware='efi'><type machine='q35'>hvm</type></os>",
-            f"""<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{overlay}'/>
-            <target dev='vda' bus='virtio'/></disk><interface type='user'><backend type='passt'/>
-            <model type='virtio'/><portForward proto='tcp' address='127.0.0.1'><range start='2222' to='22'/>
-            </portForward></interface>""",
-        )
-    )
+    machine = fix_ports(MachineSpec(name="efi", kind=Kind.EFI, memory=1024), _free_port)
+    libvirt.define(build_domain_xml(machine, tcg(overlay)))
     with libvirt.events("efi") as event:
         libvirt.start("efi")
         assert event(SECONDS) == DomainEvent("efi", "resumed", "unpaused")
@@ -105,7 +134,9 @@ def test_a_guest_boots_and_stops_by_acpi(libvirt: Libvirt, workshop: Workshop, p
 
 def test_a_guest_without_a_system_is_controlled(daemon: Libvirtd, library: Binding, libvirt: Libvirt) -> None:
     """BIOS without a disk: states, console, reset, asking in vain, and an end with the connection."""
-    libvirt.define(guest_xml("legacy", "><type machine='q35'>hvm</type><bios useserial='yes'/></os>", ""))
+    machine = MachineSpec(name="legacy", kind=Kind.LEGACY, diskless=True, nics=(), guest_agent=True)
+    xml = build_domain_xml(machine, tcg())
+    libvirt.define(xml.replace("</type>", "</type><bios useserial='yes'/>"))
     with connect(daemon.uri, library=library) as other, other.events("legacy") as event:
         other.start("legacy", autodestroy=True)
         shown = bytearray()
@@ -117,8 +148,8 @@ def test_a_guest_without_a_system_is_controlled(daemon: Libvirtd, library: Bindi
         libvirt.reboot("legacy", Mode.FORCE)
         with pytest.raises(CommandError, match="did not end within 0 s"):
             libvirt.shutdown("legacy", Mode.ACPI, timeout=0)
-        with pytest.raises(CommandError, match="guest agent is not configured"):
-            libvirt.shutdown("legacy", Mode.AGENT)
+        with pytest.raises(CommandError, match="guest agent is not connected"):
+            libvirt.shutdown("legacy", Mode.AGENT, timeout=0)
         seen: list[str] = []
         while not seen or seen[-1] != "rebooted":
             told = event(SECONDS)
@@ -132,6 +163,71 @@ def test_a_guest_without_a_system_is_controlled(daemon: Libvirtd, library: Bindi
         libvirt.undefine("legacy")
     libvirt.shutdown("legacy", Mode.FORCE)
     libvirt.undefine("legacy")
+
+
+def test_a_td_is_refused_in_libvirt_s_words_where_there_is_no_tdx(
+    daemon_with_kvm: Libvirtd, libvirt: Libvirt
+) -> None:
+    if libvirt.tdx_support().supported:
+        pytest.skip("this host has TDX")
+    with pytest.raises(UnavailableError, match="'tdx' launch security is not supported") as caught:
+        libvirt.define(path("td").read_text())
+    assert "tdx doctor" in caught.value.hint
+
+
+def test_a_td_becomes_the_command_line_that_tdx_makes(daemon_with_kvm: Libvirtd, library: Binding) -> None:
+    """What makes a machine a TD is the same, whoever starts QEMU: machine, CPU, firmware and TDX object."""
+    daemon = daemon_with_kvm
+    digests = Td(mrconfigid=b"\1" * 48, mrowner=b"\2" * 48, mrownerconfig=b"\3" * 48, quote_service=QGS)
+    machine = MachineSpec(name="td", vcpus=4, memory=4096, td=digests)
+    firmware = daemon.place / "tdvf.fd"
+    placement = DomainPlacement(Platform.HARDWARE, "key", (Path("/nowhere/disk.qcow2"),), firmware=firmware)
+    xml = daemon.place / "td.xml"
+    xml.write_text(build_domain_xml(machine, placement))
+    with daemon.running_as_if_with_tdx(), connect(daemon.uri, library=library) as libvirt:
+        libvirt.define(xml.read_text())
+        theirs = shlex.split(daemon.virsh("domxml-to-native", "qemu-argv", "--domain", "td"))
+        libvirt.undefine("td")
+
+    ours = build_qemu_command(
+        machine,
+        Placement(Platform.HARDWARE, ("qemu",), firmware, "key"),
+        MachineFiles(daemon.place, daemon.place),
+    )
+    for option in ("-bios", "-accel"):
+        assert _values(theirs, option) == _values(ours, option)
+    assert _tdx_object(theirs) == _tdx_object(ours)
+    (machine_type,) = _values(theirs, "-machine")
+    assert machine_type.startswith("pc-q35-")
+    assert "kernel_irqchip=split" in machine_type.split(",")
+    assert "kernel-irqchip=split" in _values(ours, "-machine")[0].split(",")
+    assert _values(theirs, "-cpu")[0].split(",")[0] == _values(ours, "-cpu")[0] == "host"
+    assert _values(theirs, "-smp")[0].split(",")[0] == _values(ours, "-smp")[0] == "4"
+
+
+def _values(argv: list[str], option: str) -> list[str]:
+    return [value for word, value in itertools.pairwise(argv) if word == option]
+
+
+def _tdx_object(argv: list[str]) -> dict[str, object]:
+    """The TDX object and the machine's reference to it, without its name."""
+    objects: list[dict[str, object]] = [
+        json.loads(value) for value in _values(argv, "-object") if value.startswith("{")
+    ]
+    (tdx,) = [object_ for object_ in objects if object_["qom-type"] == "tdx-guest"]
+    assert f"confidential-guest-support={tdx.pop('id')}" in _values(argv, "-machine")[0].split(",")
+    return tdx
+
+
+def tcg(*disks: Path) -> DomainPlacement:
+    return DomainPlacement(Platform.EMULATED, "ssh-ed25519 AAAA tdx", disks)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    assert isinstance(port, int)
+    return port
 
 
 def _until(shown: bytearray, text: bytes) -> bytes:
