@@ -118,7 +118,7 @@ def test_a_guest_boots_and_stops_by_acpi(libvirt: Libvirt, workshop: Workshop, p
     overlay = place / "efi.qcow2"
     workshop.overlay(workshop.image(), overlay)
     machine = fix_ports(MachineSpec(name="efi", kind=Kind.EFI, memory=1024), _free_port)
-    libvirt.define(build_domain_xml(machine, tcg(overlay)))
+    libvirt.create(machine, tcg(overlay))
     with libvirt.events("efi") as event:
         libvirt.start("efi")
         assert event(SECONDS) == DomainEvent("efi", "resumed", "unpaused")

@@ -17,14 +17,13 @@ from tdxstack.machine import libvirt_binding as binding
 from tdxstack.machine.control import ENDED, RUNNING
 from tdxstack.machine.libvirt_binding import Binding, Connection, Domain, DomainState, Failure
 from tdxstack.machine.libvirt_calls import bounded, code, serve_events, words
+from tdxstack.machine.libvirt_xml import METADATA, DomainPlacement, build_domain_xml
+from tdxstack.machine.spec import MachineSpec
 
 CALL_SECONDS = 60.0
 POLL_SECONDS = 0.2
 KEEPALIVE = (5, 3)
 """Seconds between signs of life of a remote libvirt, and how many may be missing."""
-
-METADATA = "urn:tdxstack:machine"
-"""XML name space of the element that marks a domain as one of ours."""
 
 Result = TypeVar("Result")
 
@@ -86,6 +85,10 @@ class Libvirt:
         self._connection = connection
         self._uri = uri
         self._seconds = seconds
+
+    def create(self, spec: MachineSpec, placement: DomainPlacement) -> None:
+        """Define the machine; it is not started. Raises as `build_domain_xml` and `define` do."""
+        self.define(build_domain_xml(spec, placement))
 
     def define(self, xml: str) -> None:
         """Make a machine of a domain's XML, which libvirt checks against its schema; it is not started.

@@ -11,7 +11,6 @@ from xml.etree.ElementTree import Element, SubElement
 
 from tdxstack.abi.tdreport import TD_ATTRIBUTE_DEBUG, TD_ATTRIBUTE_SEPT_VE_DISABLE
 from tdxstack.errors import UsageError
-from tdxstack.machine.libvirt import METADATA
 from tdxstack.machine.qemu_command import AUTHORIZED_KEY_ITEM
 from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.spec_parts import ZERO_DIGEST, Console, Disk, DiskFormat, Forward, Kind, Nic, Td
@@ -19,6 +18,9 @@ from tdxstack.machine.spec_values import NoService, UnixAddress, VsockAddress
 from tdxstack.platform import Platform
 
 HINT = "run it with QEMU itself, or leave that out; docs/how-to/libvirt.md lists what libvirt cannot do"
+METADATA = "urn:tdxstack:machine"
+"""XML name space of the element that marks a domain as one of ours."""
+
 SSH = (22, "tcp")
 PMU = "pmu"
 """QEMU's name of a CPU feature that libvirt has elsewhere."""
@@ -265,7 +267,7 @@ def _devices(domain: Element, spec: MachineSpec, placement: DomainPlacement) -> 
         channel = SubElement(devices, "channel", {"type": "unix"})
         SubElement(channel, "target", {"type": "virtio", "name": "org.qemu.guest_agent.0"})
     if spec.tpm:
-        tpm = SubElement(devices, "tpm", {"model": "tpm-crb"})
+        tpm = SubElement(devices, "tpm", {"model": "tpm-tis" if spec.kind is Kind.LEGACY else "tpm-crb"})
         SubElement(tpm, "backend", {"type": "emulator", "version": "2.0"})
     for address in spec.vfio:
         _host_device(devices, address)

@@ -11,8 +11,12 @@ import pytest
 
 from tdxstack.errors import CommandError, UnavailableError, UsageError
 from tdxstack.machine import libvirt_binding
-from tdxstack.machine.libvirt import METADATA, DomainEvent, Libvirt, Mode, connect, tdx_support
+from tdxstack.machine.libvirt import DomainEvent, Libvirt, Mode, connect, tdx_support
 from tdxstack.machine.libvirt_binding import START_AUTODESTROY, START_PAUSED, Failure
+from tdxstack.machine.libvirt_xml import METADATA, DomainPlacement
+from tdxstack.machine.spec import MachineSpec
+from tdxstack.machine.spec_parts import Kind
+from tdxstack.platform import Platform
 from tests.unit.machine.fake_libvirt import OPERATION_FAILED, FakeDomain, FakeError, FakeLibvirt
 
 URI = "qemu:///system"
@@ -55,6 +59,13 @@ def test_a_machine_s_life(world: FakeLibvirt, libvirt: Libvirt) -> None:
     assert libvirt.state("td") == "ended"
     libvirt.undefine("td")
     assert libvirt.names() == [] == world.domains
+
+
+def test_a_machine_is_created_from_its_specification(libvirt: Libvirt) -> None:
+    machine = MachineSpec(name="web", kind=Kind.EFI, diskless=True)
+    libvirt.create(machine, DomainPlacement(Platform.EMULATED, "ssh-ed25519 AAAA", ()))
+    assert libvirt.names() == ["web"]
+    assert 'kind="efi"' in libvirt.xml("web")
 
 
 def test_start_takes_flags(world: FakeLibvirt, libvirt: Libvirt) -> None:
