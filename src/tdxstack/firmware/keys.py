@@ -27,6 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tdxstack.errors import UnavailableError
 from tdxstack.files import lock, make_private, new_directory, refuse_others, write_atomically
+from tdxstack.firmware.signatures import certificate_list
 
 OWNER = UUID("daa38fad-3baf-4d61-80a4-49bf497240ae")
 """Who added an entry to a key list, as the lists say it: tdxstack."""
@@ -55,6 +56,10 @@ class OwnKeys:
     def key_file(self, name: str) -> Path:
         """Its private key, PEM (PKCS #8), readable by the owner only."""
         return key_file(self.directory, name)
+
+    def database(self) -> bytes:
+        """A db that holds the own key and nothing else, as signature lists."""
+        return certificate_list(OWNER, self.certificates[DB].public_bytes(Encoding.DER))
 
 
 def certificate_file(directory: Path, name: str) -> Path:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.serialization import pkcs7
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509 import Certificate, load_der_x509_certificate
 
 from tdxstack.errors import MalformedError
@@ -59,9 +59,9 @@ def authority(image: Image, database: bytes, revoked: bytes = b"") -> Entry | No
     if digest in forbidden:
         return None
     trusted = [
-        (entry, load_der_x509_certificate(entry.data))
+        (entry, certificate)
         for entry in _entries(allowing, X509)
-        if entry.data not in forbidden
+        if entry.data not in forbidden and (certificate := _certificate(entry.data)) is not None
     ]
     for signature in image.signatures():
         chain = _chain(signature) if digest in signature else []
@@ -71,9 +71,26 @@ def authority(image: Image, database: bytes, revoked: bytes = b"") -> Entry | No
     return next((entry for entry in _entries(allowing, SHA256_HASH) if entry.data == digest), None)
 
 
+def signers(image: Image) -> list[bytes]:
+    """The certificate (DER) of who made each signature of a program, in order, whether it is valid or not.
+
+    Raises `MalformedError` for broken signatures.
+    """
+    chains = [_chain(signature) for signature in image.signatures()]
+    return [chain[0].public_bytes(Encoding.DER) for chain in chains if chain]
+
+
 def _entries(lists: Sequence[SignatureList], kind: UUID) -> list[Entry]:
     """The entries of one kind, in order."""
     return [Entry(owner, data) for one in lists if one.type == kind for owner, data in one.signatures]
+
+
+def _certificate(der: bytes) -> Certificate | None:
+    """A certificate of a database; None for what is none, which firmware passes over."""
+    try:
+        return load_der_x509_certificate(der)
+    except ValueError:
+        return None
 
 
 def _chain(signature: bytes) -> list[Certificate]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from tdxstack.errors import CommandError
-from tdxstack.firmware.keys import DB, OWNER, OwnKeys, certificate_file, key_file
-from tdxstack.firmware.signatures import authority, certificate_list
+from tdxstack.firmware.keys import DB, OwnKeys, certificate_file, key_file
+from tdxstack.firmware.signatures import authority
 from tdxstack.measurement.pe import Image
 from tdxstack.run import Report, run, silent
 from tdxstack.toolbox.programs import Program, Toolbox
@@ -53,5 +51,4 @@ def _fixed_time(keys: OwnKeys) -> list[str]:
 
 def is_signed_by(image: Image, keys: OwnKeys) -> bool:
     """Whether a firmware whose db holds only the own key lets it start."""
-    certificate = keys.certificates[DB].public_bytes(Encoding.DER)
-    return authority(image, certificate_list(OWNER, certificate)) is not None
+    return authority(image, keys.database()) is not None

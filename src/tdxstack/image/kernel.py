@@ -27,10 +27,15 @@ def options(config: str) -> dict[str, str]:
     return dict(_SET.findall(config))
 
 
+def missing_options(config: str) -> list[str]:
+    """The options of `REQUIRED` that a kernel was built without."""
+    found = options(config)
+    return [name for name in REQUIRED if found.get(name) not in ("y", "m")]
+
+
 def check(version: str, config: str) -> None:
     """Raise `UnavailableError`, naming what is missing, for a kernel without an option of `REQUIRED`."""
-    found = options(config)
-    missing = [name for name in REQUIRED if found.get(name) not in ("y", "m")]
+    missing = missing_options(config)
     if missing:
         raise UnavailableError(
             f"kernel {version} cannot {', nor '.join(REQUIRED[name] for name in missing)}: "

@@ -67,12 +67,19 @@ def stub_events(kernel: bytes, command_line: str, initrd: bytes, *, terminated: 
     return found
 
 
-def kernel_version(kernel: bytes) -> tuple[int, int] | None:
-    """Major and minor version that a bzImage states; None for what is no bzImage or states none."""
+def kernel_release(kernel: bytes) -> str | None:
+    """What `uname -r` will say of a bzImage; None for what is no bzImage or states none."""
     if kernel[SETUP_MAGIC_OFFSET : SETUP_MAGIC_OFFSET + 4] != SETUP_MAGIC:
         return None
     at = 0x200 + int.from_bytes(kernel[VERSION_POINTER : VERSION_POINTER + 2], "little")
-    found = _VERSION.match(kernel[at : at + 64].decode("latin-1"))
+    text = kernel[at : at + 64].partition(b"\0")[0].decode("latin-1").partition(" ")[0]
+    return text if _VERSION.match(text) else None
+
+
+def kernel_version(kernel: bytes) -> tuple[int, int] | None:
+    """Major and minor version that a bzImage states; None for what is no bzImage or states none."""
+    release = kernel_release(kernel)
+    found = _VERSION.match(release) if release else None
     return (int(found[1]), int(found[2])) if found else None
 
 

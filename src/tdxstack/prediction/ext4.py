@@ -67,6 +67,13 @@ class Ext4:
             return None
         return self._content(inode, MAX_FILE)
 
+    def names(self, path: str) -> tuple[str, ...]:
+        """What is in a directory, sorted; nothing where there is no such directory."""
+        inode = self._resolve(path, MAX_LINKS)
+        if inode is None or not stat.S_ISDIR(inode.mode):
+            return ()
+        return tuple(sorted(name for name, _ in self._entries(inode) if name not in (".", "..")))
+
     def _resolve(self, path: str, links: int) -> _Inode | None:
         """The inode of an absolute path, symbolic links followed."""
         words = [word for word in path.split("/") if word not in ("", ".")]

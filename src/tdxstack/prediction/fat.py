@@ -18,6 +18,7 @@ DELETED, END = 0xE5, 0x00
 FAT12_CLUSTERS, FAT16_CLUSTERS = 4085, 65525
 MAX_FILE = 1 << 30
 MAX_DIRECTORY = 4 << 20
+MAX_DEPTH, MAX_LISTED = 8, 10_000
 
 HINT = "check it with fsck.vfat"
 
@@ -74,6 +75,21 @@ class Fat:
         if found is None or not found.directory:
             return ()
         return tuple(entry.name for entry in self._entries(found.cluster) if not entry.directory)
+
+    def files(self) -> Iterator[str]:
+        """The paths of all files, "/" between names, without one before the first."""
+        left = MAX_LISTED
+        waiting = [("", self._root_cluster, MAX_DEPTH)]
+        while waiting:
+            above, cluster, depth = waiting.pop()
+            for entry in self._entries(cluster):
+                left -= 1
+                if not left or not depth:
+                    raise _bad(f"it has more than {MAX_LISTED} files, or directories {MAX_DEPTH} deep")
+                if not entry.directory:
+                    yield f"{above}{entry.name}"
+                elif entry.name not in (".", "..") and entry.cluster:
+                    waiting.append((f"{above}{entry.name}/", entry.cluster, depth - 1))
 
     def _find(self, path: str) -> _Entry | None:
         found = _Entry("", True, self._root_cluster, 0)

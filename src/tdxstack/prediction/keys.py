@@ -21,10 +21,7 @@ class Keys:
 
     def __init__(self, contents: Contents) -> None:
         self.enforced = contents.secure_boot is SecureBoot.ENABLED
-        self._db, self._dbx = (
-            stored.data if (stored := contents.variables.get((IMAGE_SECURITY_DATABASE, name))) else b""
-            for name in ("db", "dbx")
-        )
+        self._db, self._dbx = databases(contents)
         self._logged_by_firmware: set[UefiVariable] = set()
         self._logged_by_shim: set[UefiVariable] = set()
 
@@ -75,6 +72,12 @@ class Keys:
             f"Secure Boot will not let {name} start: neither the firmware's db nor shim's keys verify it",
             hint="sign it with a key that one of them has",
         )
+
+
+def databases(contents: Contents) -> tuple[bytes, bytes]:
+    """db and dbx of a firmware, as signature lists; empty where there is none."""
+    db, dbx = (contents.variables.get((IMAGE_SECURITY_DATABASE, name)) for name in ("db", "dbx"))
+    return db.data if db else b"", dbx.data if dbx else b""
 
 
 def mok_list(shim: Shim) -> bytes:

@@ -28,11 +28,12 @@ HINT = "give a disk with a GUID partition table, as an EFI system starts from"
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """One partition: its number, counted from 1, kind, and place in bytes."""
+    """One partition: its number, counted from 1, kind, name, and place in bytes."""
 
     number: int
     type: UUID
     uuid: UUID
+    name: str
     start: int
     size: int
 
@@ -93,6 +94,7 @@ def _partition(number: int, entry: bytes) -> Partition:
         number,
         UUID(bytes_le=entry[:16]),
         UUID(bytes_le=entry[16:32]),
+        entry[56:128].decode("utf-16-le", "replace").partition("\0")[0],
         first * SECTOR,
         (last - first + 1) * SECTOR,
     )

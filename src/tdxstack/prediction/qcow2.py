@@ -24,6 +24,9 @@ DIRTY_AND_CORRUPT = 0x3
 MAX_CHAIN = 8
 MAX_L1 = 1 << 20
 
+COMPRESSION_TYPE = 1 << 3
+"""Incompatible feature: clusters are compressed with something else than zlib."""
+
 HINT = "give a disk image in the format qcow2 (not encrypted, compressed with zlib at most) or raw"
 
 
@@ -66,6 +69,20 @@ def _file(path: Path, stack: contextlib.ExitStack) -> BinaryIO:
         raise UnavailableError(
             f"disk image {path} cannot be read: {error.strerror}", hint="name an existing disk image"
         ) from None
+
+
+def image_format(path: Path) -> str:
+    """What QEMU calls the form of an image: qcow2 or raw. Raises `UnavailableError`."""
+    with contextlib.ExitStack() as stack:
+        return "qcow2" if _file(path, stack).read(4) == MAGIC else "raw"
+
+
+def is_compressed_by_other_means(path: Path) -> bool:
+    """Whether an image is not read here only because of how it is compressed: with zstd."""
+    with contextlib.ExitStack() as stack:
+        header = _file(path, stack).read(HEADER_SIZE)
+    version, features = int.from_bytes(header[4:8], "big"), int.from_bytes(header[72:80], "big")
+    return header[:4] == MAGIC and version == 3 and bool(features & COMPRESSION_TYPE)
 
 
 def backing_file(path: Path) -> Path | None:
@@ -114,6 +131,7 @@ class Qcow2:
             raise _bad(path, f"it is encrypted or uses features 0x{features:x} that are not read")
         self.size = int.from_bytes(header[24:32], "big")
         self._bits = bits
+        self._end = file.seek(0, 2)
         entries = int.from_bytes(header[36:40], "big")
         if entries > MAX_L1:
             raise _bad(path, f"its first table has {entries} entries")
@@ -144,6 +162,7 @@ class Qcow2:
         if entry & ZERO:
             return bytes(length)
         if entry & OFFSET_MASK:
+            self._check_end(entry & OFFSET_MASK)
             self._file.seek((entry & OFFSET_MASK) + within)
             return self._file.read(length).ljust(length, b"\0")
         if self._backing is None:
@@ -153,6 +172,7 @@ class Qcow2:
     def _uncompressed(self, entry: int) -> bytes:
         shift = 62 - (self._bits - 8)
         offset = entry & ((1 << shift) - 1)
+        self._check_end(offset)
         sectors = (entry & (COMPRESSED - 1)) >> shift
         self._file.seek(offset)
         data = self._file.read((sectors + 1) * 512 - (offset & 511))
@@ -163,8 +183,14 @@ class Qcow2:
         return cluster.ljust(1 << self._bits, b"\0")
 
     def _read_l2(self, offset: int) -> bytes:
+        self._check_end(offset)
         self._file.seek(offset)
         return self._file.read(1 << self._bits)
+
+    def _check_end(self, offset: int) -> None:
+        """The last cluster may be shorter than others; one that starts behind the end is missing."""
+        if offset >= self._end:
+            raise _bad(self._path, f"it is cut short: it has {self._end} bytes, and a cluster at {offset}")
 
 
 def _bad(path: Path, problem: str) -> MalformedError:

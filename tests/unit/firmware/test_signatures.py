@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509.oid import NameOID
 
 from tdxstack.errors import MalformedError
-from tdxstack.firmware.signatures import Entry, authority, certificate_list
+from tdxstack.firmware.signatures import Entry, authority, certificate_list, signers
 from tdxstack.measurement.pe import Image
 from tests.unit.measurement import pe_images as made
 
@@ -98,3 +98,15 @@ def test_a_digest_in_the_database_lets_it_start_and_in_dbx_forbids_it() -> None:
 def test_a_broken_database_is_named() -> None:
     with pytest.raises(MalformedError, match="signature list"):
         authority(signed(LEAF), database(ROOT)[:-5])
+
+
+def test_an_entry_that_is_no_certificate_is_passed_over() -> None:
+    ours = signer("ours")
+    lists = certificate_list(OWNER, b"\x30\x03no certificate") + database(ours)
+    assert authority(signed(ours), lists) == Entry(OWNER, der(ours))
+
+
+def test_signers_are_named_in_order() -> None:
+    first, second = signer("first"), signer("second")
+    assert signers(signed(first, second)) == [der(first), der(second)]
+    assert signers(signed()) == []

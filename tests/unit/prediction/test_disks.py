@@ -14,9 +14,15 @@ from hypothesis import strategies as st
 
 from tdxstack.errors import MalformedError, UnavailableError
 from tdxstack.prediction.ext4 import Ext4
-from tdxstack.prediction.fat import Fat
+from tdxstack.prediction.fat import MAX_DEPTH, Fat
+from tdxstack.prediction.filesystems import content_name
 from tdxstack.prediction.partitions import read_partitions
-from tdxstack.prediction.qcow2 import backing_file, open_disk
+from tdxstack.prediction.qcow2 import (
+    backing_file,
+    image_format,
+    is_compressed_by_other_means,
+    open_disk,
+)
 from tests.unit.prediction import disks as made
 
 LONG = random.Random(1).randbytes(5000)
@@ -60,6 +66,23 @@ def test_ext4_files_are_found_through_links() -> None:
     assert found.uuid == made.ROOT_UUID
 
 
+def test_files_are_listed() -> None:
+    found = Fat(made.Memory(made.fat(FILES)), 0)
+    assert sorted(found.files()) == ["EFI/BOOT/BOOTX64.EFI", "EFI/BOOT/a long file name.cfg", "empty"]
+    system = Ext4(made.Memory(made.ext4(ROOT)), 0)
+    assert system.names("/boot") == ("up", "vmlinuz", "vmlinuz-1")
+    assert system.names("/") == ("boot", "empty", "loop", "vmlinuz")
+    assert system.names("/absent") == system.names("/empty") == ()
+
+
+def test_directories_without_end_are_refused() -> None:
+    deep: made.Tree = {"file": b"x"}
+    for _ in range(MAX_DEPTH):
+        deep = {"a": deep}
+    with pytest.raises(MalformedError, match="directories 8 deep"):
+        list(Fat(made.Memory(made.fat(deep)), 0).files())
+
+
 def test_ext4_that_cannot_be_read_is_named() -> None:
     with pytest.raises(MalformedError, match="symbolic links"):
         Ext4(made.Memory(made.ext4(ROOT)), 0).read("/loop")
@@ -96,6 +119,48 @@ def test_a_disk_without_an_esp_says_so() -> None:
     table = read_partitions(made.Memory(made.gpt(esp_type=made.LINUX_TYPE)))
     with pytest.raises(MalformedError, match="no EFI system partition"):
         _ = table.esp
+
+
+@pytest.mark.parametrize(
+    ("signature", "offset", "name"),
+    [
+        (b"LUKS\xba\xbe\0\2", 0, "LUKS"),
+        (b"verity\0\0", 0, "dm-verity hashes"),
+        (b"XFSB", 0, "XFS"),
+        (b"LABELONE", 512, "LVM"),
+        (b"\xe2\xe1\xf5\xe0", 1024, "EROFS"),
+        (b"_BHRfS_M", 0x10040, "btrfs"),
+        (b"", 0, None),
+    ],
+)
+def test_what_a_partition_holds(signature: bytes, offset: int, name: str | None) -> None:
+    data = bytearray(0x20000)
+    data[100 + offset : 100 + offset + len(signature)] = signature
+    assert content_name(made.Memory(bytes(data)), 100) == name
+    assert content_name(made.Memory(made.disk({}, {})), made.ESP_START) == "FAT"
+    assert content_name(made.Memory(made.disk({}, {})), made.ROOT_START) == "ext4"
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_qcow2_that_is_cut_short_is_named(tmp_path: Path, compressed: bool) -> None:
+    content = LONG + bytes(200000) + random.Random(2).randbytes(70000)
+    whole = made.qcow2(content, compressed=compressed)
+    path = tmp_path / "disk.qcow2"
+    for end in (len(whole) - 69000 if compressed else len(whole) - 65536, 2 << 16, 90000):
+        path.write_bytes(whole[:end])
+        with open_disk(path) as disk, pytest.raises(MalformedError, match="cut short"):
+            disk.read(0, len(content))
+
+
+def test_forms_are_told_apart(tmp_path: Path) -> None:
+    for name, data, form, other in (
+        ("raw", b"", "raw", False),
+        ("zlib", made.qcow2(bytes(10)), "qcow2", False),
+        ("zstd", made.qcow2(bytes(10), features=8), "qcow2", True),
+    ):
+        (tmp_path / name).write_bytes(data)
+        assert image_format(tmp_path / name) == form
+        assert is_compressed_by_other_means(tmp_path / name) is other
 
 
 @pytest.mark.parametrize("compressed", [False, True])
