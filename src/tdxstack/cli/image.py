@@ -5,20 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.edge import (
-    directories,
     mirror_options,
     prepare_host,
     surroundings,
     yes_option,
 )
+from tdxstack.cli.image_files import convert, grow, inspect, list_images, rm
 from tdxstack.cli.progress import progress_display
-from tdxstack.cli.sudo import become_invoking_user
-from tdxstack.image import build as image_build
 from tdxstack.image.build import Image
 from tdxstack.workflows.workshop import Workshop
 
@@ -26,6 +22,10 @@ from tdxstack.workflows.workshop import Workshop
 @click.group()
 def image() -> None:
     """Build and look after guest images."""
+
+
+for _command in (list_images, inspect, rm, convert, grow):
+    image.add_command(_command)
 
 
 @image.command()
@@ -45,21 +45,6 @@ def build(refresh: bool, mirror: str, require_fresh: bool, yes: bool, as_json: b
         click.echo(
             f"{made.path}\nkernel {made.kernel_version}, {len(made.packages)} packages, key {made.key}"
         )
-
-
-@image.command("list")
-@json_option
-def list_images(as_json: bool) -> None:
-    """List the guest images that are built."""
-    become_invoking_user()
-    found = image_build.cached(directories().cache / "image")
-    if as_json:
-        print_json({"images": [_document(one) for one in found]})
-        return
-    table = Table("KEY", "KERNEL", "PACKAGES", "FILE", box=None)
-    for one in found:
-        table.add_row(one.key, one.kernel_version, str(len(one.packages)), str(one.path))
-    Console(soft_wrap=True).print(table)
 
 
 def _document(one: Image) -> dict[str, object]:

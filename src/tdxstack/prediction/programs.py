@@ -12,11 +12,12 @@ from tdxstack.measurement.loader_boot import kernel_release
 from tdxstack.measurement.pe import Image
 from tdxstack.measurement.shim import Shim
 from tdxstack.measurement.signature_list import subject_name
-from tdxstack.measurement.unified_kernel import LINUX, loader_name
+from tdxstack.measurement.unified_kernel import LINUX, systemd_boot_version
 from tdxstack.prediction.disk_boot import GRUB_MODULES
 from tdxstack.prediction.keys import mok_list
 
-SHIM, GRUB, UNIFIED_KERNEL, KERNEL, OTHER = "shim", "GRUB", "unified kernel image", "kernel", "EFI program"
+SHIM, GRUB, SYSTEMD_BOOT = "shim", "GRUB", "systemd-boot"
+UNIFIED_KERNEL, KERNEL, OTHER = "unified kernel image", "kernel", "EFI program"
 """Kinds of programs."""
 
 SBAT = ".sbat"
@@ -95,10 +96,9 @@ def _kind(image: Image) -> tuple[str, str]:
         return SHIM, _sbat_version(image)
     if image.section(GRUB_MODULES) is not None:
         return GRUB, _sbat_version(image)
-    loader = loader_name(image)
-    if loader is not None:
-        name, _, version = loader.partition(" ")
-        return name, version
+    version = systemd_boot_version(image)
+    if version is not None:
+        return SYSTEMD_BOOT, str(version)
     release = kernel_release(image.data)
     return (KERNEL, release) if release else (OTHER, _sbat_version(image))
 

@@ -51,6 +51,7 @@ class _Tool:
 TOOLSETS = {
     # libarchive: what mke2fs loads to fill a file system from a tar archive
     "image": Toolset(("mtools", "dosfstools", "e2fsprogs", "libarchive13t64")),
+    "partitions": Toolset(("fdisk",)),
     "qemu-img": Toolset(("qemu-utils",)),
     "secure-boot": Toolset(("sbsigntool", "libfaketime", "python3-virt-firmware")),
     "ssh": Toolset(("openssh-client",)),
@@ -68,14 +69,17 @@ _PYTHON_PROGRAM = "usr/bin/python3"
 _PYTHON = (("PYTHONHOME", "$root/usr"), ("PYTHONNOUSERSITE", "1"), ("PYTHONSAFEPATH", "1"))
 
 _TOOLS = {
+    "e2fsck": _Tool("image", "e2fsprogs", "usr/sbin/e2fsck"),
     "mcopy": _Tool("image", "mtools", "usr/bin/mcopy", settings=_MTOOLS),
     "mmd": _Tool("image", "mtools", "usr/bin/mmd", settings=_MTOOLS),
     "mkfs.ext4": _Tool("image", "e2fsprogs", "usr/sbin/mkfs.ext4", settings=_MKE2FS),
     "mkfs.vfat": _Tool("image", "dosfstools", "usr/sbin/mkfs.vfat", settings=_FAT),
     "qemu-img": _Tool("qemu-img", "qemu-utils", "usr/bin/qemu-img", prefer_host=True),
+    "resize2fs": _Tool("image", "e2fsprogs", "usr/sbin/resize2fs"),
     "sbsign": _Tool("secure-boot", "sbsigntool", "usr/bin/sbsign", settings=_FAKETIME),
     "sbverify": _Tool("secure-boot", "sbsigntool", "usr/bin/sbverify"),
     "scp": _Tool("ssh", "openssh-client", "usr/bin/scp", prefer_host=True),
+    "sfdisk": _Tool("partitions", "fdisk", "usr/sbin/sfdisk"),
     "ssh": _Tool("ssh", "openssh-client", "usr/bin/ssh", prefer_host=True),
     "ssh-keygen": _Tool("ssh", "openssh-client", "usr/bin/ssh-keygen", prefer_host=True),
     "virt-fw-vars": _Tool(

@@ -52,7 +52,7 @@ def test_a_changed_program_starts_by_nobodys_key() -> None:
     [
         (shim_program(), SHIM, ""),
         (test_boot.GRUB, GRUB, ""),
-        (test_boot.SYSTEMD_BOOT, "systemd-boot", "257"),
+        (test_boot.systemd_boot(), "systemd-boot", "257"),
         (test_boot.kernel("6.12.0-test (builder) #1"), KERNEL, "6.12.0-test"),
         (unified_program(), UNIFIED_KERNEL, "6.12.0-test"),
         (made.program({".text": b"x", ".sbat": b"sbat,1,a,b,1,u\nx,1,V,x,2.5-1,u\n\0"}), OTHER, "2.5-1"),

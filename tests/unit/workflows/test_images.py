@@ -1,0 +1,85 @@
+"""Which images are here, and that none is removed from under a machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tdxstack.errors import UsageError
+from tdxstack.files import Directories
+from tdxstack.image.build import Image
+from tdxstack.machine.store import MachineState, MachineStore
+from tdxstack.workflows import images
+from tests.unit.prediction.disks import qcow2
+
+KEYS = ("aa11", "aa22", "bb33")
+
+
+@pytest.fixture
+def directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Directories:
+    """Three built images, and the machine `td` on the first of them."""
+    found = Directories(tmp_path / "cache", tmp_path / "data", tmp_path / "run")
+    made = []
+    for key in KEYS:
+        place = found.cache / "image/images" / key
+        place.mkdir(parents=True)
+        (place / "disk.qcow2").write_bytes(qcow2(b"disk"))
+        values: dict[str, Any] = {field.name: "" for field in dataclasses.fields(Image)}
+        made.append(Image(**values | {"key": key, "path": place / "disk.qcow2"}))
+    monkeypatch.setattr("tdxstack.image.build.cached", lambda _: [one for one in made if one.path.exists()])
+    store = MachineStore(found)
+    machine = store.prepare("td")
+    overlay = qcow2(bytes(4), backing=made[0].path)
+    (machine.directory / "lower.qcow2").write_bytes(overlay)
+    machine.disk.write_bytes(qcow2(bytes(4), backing=Path("lower.qcow2")))
+    store.save(MachineState("td", "emulated", True, 1, 1, "", ["qemu"]))
+    return found
+
+
+def test_machines_are_found_through_all_overlays(directories: Directories) -> None:
+    listed = images.images(directories)
+    assert [(one.image.key, one.machines) for one in listed] == [
+        ("aa11", ("td",)),
+        ("aa22", ()),
+        ("bb33", ()),
+    ]
+    document = listed[0].to_json()
+    assert document["machines"] == ["td"]
+    assert document["path"] == str(listed[0].image.path)
+    disk = MachineStore(directories).files("td").disk
+    assert (
+        images.users(directories, disk) == images.users(directories, disk.with_name("lower.qcow2")) == ["td"]
+    )
+
+
+def test_keys_may_be_shortened_while_they_name_one(directories: Directories) -> None:
+    assert images.find_image(directories, "bb").image.key == "bb33"
+    for key, problem in (("aa", "2 images"), ("cc", "no image"), ("", "no image")):
+        with pytest.raises(UsageError, match=problem) as caught:
+            images.find_image(directories, key)
+        assert "aa11, aa22, bb33" in caught.value.hint
+
+
+def test_a_name_is_a_file_or_a_key(directories: Directories, tmp_path: Path) -> None:
+    assert images.image_file(directories, "bb3").parent.name == "bb33"
+    for name in (str(tmp_path / "x"), "disk.raw"):
+        assert images.image_file(directories, name) == Path(name)
+
+
+def test_an_image_in_use_is_not_removed(directories: Directories) -> None:
+    one = images.find_image(directories, "aa11")
+    with pytest.raises(UsageError, match="in use by td") as caught:
+        images.remove_image(directories, one)
+    assert caught.value.hint == "run: tdx down td"
+    assert one.image.path.exists()
+
+
+def test_a_removed_image_is_gone_whole(directories: Directories) -> None:
+    images.remove_image(directories, images.find_image(directories, "bb33"))
+    assert [one.image.key for one in images.images(directories)] == ["aa11", "aa22"]
+    left = {path.name for path in (directories.cache / "image").iterdir()}
+    assert left == {"images", "lock"}
+    assert not (directories.cache / "image/images/bb33").exists()
