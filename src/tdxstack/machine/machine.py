@@ -249,7 +249,9 @@ class Machine:
 
     async def _ask_to_reboot(self) -> None:
         # A moment later, so that the answer still comes back: a guest that goes down drops it.
-        words = ["systemd-run", "--quiet", "--on-active=1s", "systemctl", "reboot"]
+        # Left to itself, systemd is free to be a minute late (AccuracySec= in systemd.timer(5)).
+        at = ["--on-active=1s", "--timer-property=AccuracySec=1ms"]
+        words = ["systemd-run", "--quiet", *at, "systemctl", "reboot"]
         await self.run.aio(words, timeout=ASK_SECONDS)
 
     @property
