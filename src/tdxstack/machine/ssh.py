@@ -14,6 +14,9 @@ USER = "root@127.0.0.1"
 IN_GUEST = f"{USER}:"
 """What stands before a path in the guest, for scp."""
 
+ALIAS = "guest"
+"""The name by which a machine's file of known hosts has its key: the port differs from start to start."""
+
 HOST_KEY_TYPE = "ssh-ed25519"
 CONNECT_SECONDS = 60
 SSH_FAILED = 255
@@ -62,6 +65,7 @@ class Ssh:
             "-o", f"ConnectTimeout={CONNECT_SECONDS}",
             "-o", f"UserKnownHostsFile={self.known_hosts}",
             "-o", "GlobalKnownHostsFile=none",
+            "-o", f"HostKeyAlias={ALIAS}",
             "-o", f"StrictHostKeyChecking={'accept-new' if trust_new_key else 'yes'}",
             "-o", f"HostKeyAlgorithms={HOST_KEY_TYPE}",
             "-o", "UpdateHostKeys=no",
