@@ -27,8 +27,9 @@ SECONDS = 60
 LOADER = "lib64/ld-linux-x86-64.so.2"
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 PACKAGES = (
-    *("libvirt-clients", "libvirt-daemon", "libvirt-daemon-driver-qemu", "libxml2-utils"),
-    *("ovmf-generic", "ovmf-inteltdx", "passt", "qemu-system-x86", "swtpm-tools"),
+    *("libvirt-clients", "libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-daemon-driver-storage"),
+    *("libxml2-utils", "ovmf-generic", "ovmf-inteltdx", "passt", "qemu-system-x86", "qemu-utils"),
+    "swtpm-tools",
 )
 
 # After the new /usr there are only the shell's own commands: the private root has no others.

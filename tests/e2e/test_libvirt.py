@@ -32,6 +32,7 @@ from tdxstack.machine.spec_parts import Kind, Td
 from tdxstack.machine.spec_values import UnixAddress
 from tdxstack.machine.store import MachineFiles
 from tdxstack.platform import Platform
+from tdxstack.run import run
 from tdxstack.workflows.workshop import Workshop
 from tests.e2e.libvirtd import Libvirtd, binding, unpack
 from tests.golden.libvirt_machines import MACHINES, path
@@ -163,6 +164,24 @@ def test_a_guest_without_a_system_is_controlled(daemon: Libvirtd, library: Bindi
         libvirt.undefine("legacy")
     libvirt.shutdown("legacy", Mode.FORCE)
     libvirt.undefine("legacy")
+
+
+def test_an_overlay_is_made_in_the_storage_of_the_host(
+    daemon: Libvirtd, libvirt: Libvirt, workshop: Workshop, place: Path
+) -> None:
+    images = place / "images"
+    images.mkdir()
+    base = images / "base.raw"
+    daemon.virsh("pool-create-as", "images", "dir", "--target", images)
+    # Behind libvirt's back, as images come.
+    base.write_bytes(b"read from the base".ljust(1 << 20, b"."))
+    overlay = libvirt.make_overlay(base, "raw", "td.qcow2")
+    assert overlay == images / "td.qcow2"
+    qemu_img = workshop.toolbox.program("qemu-img")
+    told = json.loads(run(qemu_img.argv("info", "--output=json", overlay), timeout=SECONDS).stdout)
+    assert (told["format"], told["backing-filename"], told["virtual-size"]) == ("qcow2", str(base), 1 << 20)
+    libvirt.remove_overlay(overlay)
+    assert list(images.iterdir()) == [base]
 
 
 def test_a_td_is_refused_in_libvirt_s_words_where_there_is_no_tdx(

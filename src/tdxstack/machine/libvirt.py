@@ -9,14 +9,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar, cast
-from xml.etree import ElementTree
 
-from tdxstack.errors import CommandError, MalformedError, TdxError, UnavailableError, UsageError
+from tdxstack.errors import CommandError, TdxError, UnavailableError, UsageError
 from tdxstack.machine import libvirt_binding as binding
+from tdxstack.machine import libvirt_volumes
 from tdxstack.machine.control import ENDED, RUNNING
 from tdxstack.machine.libvirt_binding import Binding, Connection, Domain, DomainState, Failure
-from tdxstack.machine.libvirt_calls import bounded, code, serve_events, words
+from tdxstack.machine.libvirt_calls import bounded, code, element, serve_events, words
+from tdxstack.machine.libvirt_support import TdxSupport, tdx_support
 from tdxstack.machine.libvirt_xml import METADATA, DomainPlacement, build_domain_xml
 from tdxstack.machine.spec import MachineSpec
 
@@ -68,15 +70,6 @@ class DomainEvent:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class TdxSupport:
-    """What a libvirt says of TDX on its host."""
-
-    supported: bool | None
-    """None where it says yes and is of a version that says so everywhere."""
-    reason: str
-
-
 class Libvirt:
     """A connection to a libvirt; use `connect`. Domains that tdx has not defined are not touched."""
 
@@ -96,7 +89,7 @@ class Libvirt:
         Raises `UsageError` where there is a domain of that name, `UnavailableError` with libvirt's own words
         where it or its QEMU cannot run such a machine.
         """
-        name = _element(xml).findtext("name", "")
+        name = element(xml).findtext("name", "")
         if name in self._call("list domains", self._all_names):
             raise UsageError(
                 f"{self._uri} has a domain {name!r} already", hint="choose another name, or remove it first"
@@ -163,6 +156,25 @@ class Libvirt:
             name, "undefine", lambda domain: domain.undefineFlags(binding.UNDEFINE_MANAGED_SAVE_AND_NVRAM)
         )
 
+    def make_overlay(self, base: Path, format_: str, name: str) -> Path:
+        """Make a qcow2 volume `name` that reads from `base` and takes all writes itself; return its path.
+
+        Both are libvirt's host's; `base`, an image in `format_`, must lie in one of its storage pools, and
+        the overlay lies beside it. Raises `UnavailableError` where it does not.
+        """
+
+        def make() -> Path:
+            volume = libvirt_volumes.find(self._library, self._connection, base)
+            xml = libvirt_volumes.overlay_xml(base, format_, name, volume.info()[1])
+            return Path(volume.storagePoolLookupByVolume().createXML(xml, 0).path())
+
+        return self._call(f"make an overlay of {base}", make)
+
+    def remove_overlay(self, path: Path) -> None:
+        """Delete a volume."""
+        find = libvirt_volumes.find
+        self._call(f"delete {path}", lambda: find(self._library, self._connection, path).delete(0))
+
     def names(self) -> list[str]:
         """The machines that tdx has defined on that host, running or not."""
         return self._call("list domains", self._own_names)
@@ -178,7 +190,7 @@ class Libvirt:
     def ports(self, name: str) -> dict[int, int]:
         """The host's TCP ports that are forwarded to the guest's: {guest port: host port}."""
         found = {}
-        for forward in _element(self.xml(name)).iterfind("devices/interface/portForward[@proto='tcp']/range"):
+        for forward in element(self.xml(name)).iterfind("devices/interface/portForward[@proto='tcp']/range"):
             start = int(forward.get("start", "0"))
             found[int(forward.get("to", start))] = start
         return found
@@ -338,30 +350,8 @@ def connect(uri: str, *, seconds: float = CALL_SECONDS, library: Binding | None 
             bounded(api, f"{uri} to disconnect", connection.close, seconds)
 
 
-def tdx_support(domain_capabilities: str, version: tuple[int, int]) -> TdxSupport:
-    """What domain capabilities (libvirt.org/formatdomaincaps.html) of that libvirt say of TDX."""
-    features = _element(domain_capabilities).find("features")
-    says = features.find("tdx") if features is not None else None
-    types = features.iterfind("launchSecurity/enum[@name='sectype']/value") if features is not None else ()
-    release = ".".join(str(number) for number in version)
-    if says is None:
-        return TdxSupport(False, f"libvirt {release} knows no TDX: it came with 11.6")
-    if says.get("supported") != "yes" or "tdx" not in [value.text for value in types]:
-        return TdxSupport(False, f"libvirt {release} says that its host or QEMU has no TDX")
-    if (11, 6) <= version < (11, 10):
-        return TdxSupport(None, f"libvirt {release} says that every host has TDX; 11.10 and newer look")
-    return TdxSupport(True, f"libvirt {release} says that its host has TDX")
-
-
 def _event(event: int, detail: int) -> tuple[str, str]:
     if not 0 <= event < len(_EVENTS):
         return f"event-{event}", str(detail)
     word, details = _EVENTS[event]
     return word, details[detail] if 0 <= detail < len(details) else str(detail)
-
-
-def _element(xml: str) -> ElementTree.Element:
-    try:
-        return ElementTree.fromstring(xml)  # noqa: S314 - libvirt's own XML, or that of the caller
-    except ElementTree.ParseError as error:
-        raise MalformedError(f"libvirt's XML cannot be read: {error}") from None

@@ -30,6 +30,7 @@ class Failure(enum.IntEnum):
     """virErrorNumber: those that mean something of their own here."""
 
     NO_DOMAIN = 42
+    NO_STORAGE_VOLUME = 50
     CONFIG_UNSUPPORTED = 67
     AGENT_UNRESPONSIVE = 86
 
@@ -50,6 +51,8 @@ UNDEFINE_MANAGED_SAVE_AND_NVRAM = 1 | 4
 """VIR_DOMAIN_UNDEFINE_MANAGED_SAVE and VIR_DOMAIN_UNDEFINE_NVRAM."""
 CONSOLE_FORCE = 1
 """VIR_DOMAIN_CONSOLE_FORCE: take the console over from whoever has it."""
+POOLS_ACTIVE = 2
+"""VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE."""
 METADATA_ELEMENT = 2
 """VIR_DOMAIN_METADATA_ELEMENT."""
 ADDRESS_SOURCES = (0, 1, 2)
@@ -83,6 +86,22 @@ class Domain(Protocol):
     def openConsole(self, dev_name: str | None, st: Stream, flags: int) -> int: ...
 
 
+class Volume(Protocol):
+    """A virStorageVol."""
+
+    def path(self) -> str: ...
+    def info(self) -> list[int]: ...
+    def delete(self, flags: int) -> int: ...
+    def storagePoolLookupByVolume(self) -> Pool: ...
+
+
+class Pool(Protocol):
+    """A virStoragePool."""
+
+    def refresh(self, flags: int) -> int: ...
+    def createXML(self, xmlDesc: str, flags: int) -> Volume: ...
+
+
 class Connection(Protocol):
     """A virConnect."""
 
@@ -95,6 +114,8 @@ class Connection(Protocol):
     def defineXMLFlags(self, xml: str, flags: int) -> Domain: ...
     def lookupByName(self, name: str) -> Domain: ...
     def listAllDomains(self) -> list[Domain]: ...
+    def storageVolLookupByPath(self, path: str) -> Volume: ...
+    def listAllStoragePools(self, flags: int) -> list[Pool]: ...
     def newStream(self) -> Stream: ...
     def domainEventRegisterAny(
         self, dom: Domain | None, eventID: int, cb: Callable[..., None], opaque: object

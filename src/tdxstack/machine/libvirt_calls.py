@@ -11,8 +11,9 @@ import queue
 import threading
 from collections.abc import Callable
 from typing import TypeVar, cast
+from xml.etree import ElementTree
 
-from tdxstack.errors import CommandError, TdxError
+from tdxstack.errors import CommandError, MalformedError, TdxError
 from tdxstack.machine import libvirt_binding as binding
 from tdxstack.machine.libvirt_binding import Binding, Failure
 
@@ -65,6 +66,8 @@ def _explain(what: str, error: Exception) -> TdxError:
     hint = ""
     if code(error) == Failure.CONFIG_UNSUPPORTED:
         hint = "a TD needs libvirt 11.6 and QEMU 10.1 on a host with TDX: tdx doctor"
+    if code(error) == Failure.NO_STORAGE_VOLUME:
+        hint = "images lie in a storage pool of libvirt's host, mostly /var/lib/libvirt/images"
     return CommandError(f"asked libvirt at {what}: {words(error)}", hint=hint)
 
 
@@ -76,3 +79,11 @@ def words(error: Exception) -> str:
 def code(error: Exception) -> int | None:
     """The virErrorNumber of an error of libvirt's."""
     return cast(binding.Error, error).get_error_code()
+
+
+def element(xml: str) -> ElementTree.Element:
+    """The root of an XML text. Raises `MalformedError` for what is none."""
+    try:
+        return ElementTree.fromstring(xml)  # noqa: S314 - libvirt's own XML, or that of the caller
+    except ElementTree.ParseError as error:
+        raise MalformedError(f"libvirt's XML cannot be read: {error}") from None

@@ -128,6 +128,37 @@ class FakeDomain:
         self._world.tells(self, event, detail)
 
 
+class FakeVolume:
+    """A volume, and the pool that it lies in."""
+
+    def __init__(self, world: FakeLibvirt, path: str, xml: str = "") -> None:
+        self._world, self._path, self.xml = world, path, xml
+
+    def path(self) -> str:
+        return self._path
+
+    def info(self) -> list[int]:
+        return [0, 1 << 30, 1 << 20]
+
+    def delete(self, flags: int) -> int:
+        self._world.volumes.remove(self)
+        return 0
+
+    def storagePoolLookupByVolume(self) -> binding.Pool:
+        return self
+
+    def refresh(self, flags: int) -> int:
+        self._world.volumes.extend(self._world.unseen)
+        self._world.unseen.clear()
+        return 0
+
+    def createXML(self, xmlDesc: str, flags: int) -> binding.Volume:
+        directory = self._path.rpartition("/")[0]
+        name = ElementTree.fromstring(xmlDesc).findtext("name", "")
+        self._world.volumes.append(FakeVolume(self._world, f"{directory}/{name}", xmlDesc))
+        return self._world.volumes[-1]
+
+
 class FakeLibvirt:
     """The module and its only connection."""
 
@@ -137,6 +168,9 @@ class FakeLibvirt:
         self.domains: list[FakeDomain] = []
         self.interfaces: dict[str, dict[str, object]] = {}
         self.stream = FakeStream([])
+        self.volumes: list[FakeVolume] = []
+        self.unseen: list[FakeVolume] = []
+        """Volumes that a pool finds when it is refreshed."""
         self.delay = 0.0
         self.refuses: FakeError | None = None
         self.capabilities = "<domainCapabilities/>"
@@ -188,6 +222,15 @@ class FakeLibvirt:
 
     def listAllDomains(self) -> list[binding.Domain]:
         return list(self.domains)
+
+    def storageVolLookupByPath(self, path: str) -> binding.Volume:
+        for volume in self.volumes:
+            if volume.path() == path:
+                return volume
+        raise FakeError(Failure.NO_STORAGE_VOLUME, f"Storage volume not found: no storage vol {path!r}")
+
+    def listAllStoragePools(self, flags: int) -> list[binding.Pool]:
+        return [*self.unseen]
 
     def newStream(self) -> binding.Stream:
         return self.stream

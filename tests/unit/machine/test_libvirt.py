@@ -6,18 +6,21 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from tdxstack.errors import CommandError, UnavailableError, UsageError
 from tdxstack.machine import libvirt_binding
-from tdxstack.machine.libvirt import DomainEvent, Libvirt, Mode, connect, tdx_support
+from tdxstack.machine.libvirt import DomainEvent, Libvirt, Mode, connect
 from tdxstack.machine.libvirt_binding import START_AUTODESTROY, START_PAUSED, Failure
+from tdxstack.machine.libvirt_support import tdx_support
 from tdxstack.machine.libvirt_xml import METADATA, DomainPlacement
 from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.spec_parts import Kind
 from tdxstack.platform import Platform
-from tests.unit.machine.fake_libvirt import OPERATION_FAILED, FakeDomain, FakeError, FakeLibvirt
+from tests.unit.machine.fake_libvirt import OPERATION_FAILED, FakeDomain, FakeError, FakeLibvirt, FakeVolume
 
 URI = "qemu:///system"
 
@@ -66,6 +69,24 @@ def test_a_machine_is_created_from_its_specification(libvirt: Libvirt) -> None:
     libvirt.create(machine, DomainPlacement(Platform.EMULATED, "ssh-ed25519 AAAA", ()))
     assert libvirt.names() == ["web"]
     assert 'kind="efi"' in libvirt.xml("web")
+
+
+def test_an_overlay_lies_beside_its_base_and_reads_from_it(world: FakeLibvirt, libvirt: Libvirt) -> None:
+    base = Path("/images/base.qcow2")
+    world.unseen.append(FakeVolume(world, str(base)))
+    path = libvirt.make_overlay(base, "qcow2", "td.qcow2")
+    assert path == Path("/images/td.qcow2")
+    volume = ElementTree.fromstring(world.volumes[-1].xml)
+    assert volume.findtext("capacity") == str(1 << 30)
+    assert volume.findtext("backingStore/path") == str(base)
+    libvirt.remove_overlay(path)
+    assert [volume.path() for volume in world.volumes] == [str(base)]
+
+
+def test_a_base_that_lies_in_no_pool_is_named(libvirt: Libvirt) -> None:
+    with pytest.raises(UnavailableError, match=r"/images/base\.raw.*not found") as caught:
+        libvirt.make_overlay(Path("/images/base.raw"), "raw", "td.qcow2")
+    assert "storage pool" in caught.value.hint
 
 
 def test_start_takes_flags(world: FakeLibvirt, libvirt: Libvirt) -> None:
