@@ -13,7 +13,8 @@ import pytest
 from tdxstack.abi.event_log import EventLog
 from tdxstack.cli.edge import surroundings
 from tdxstack.evidence.document import Evidence
-from tdxstack.image.disk import assemble
+from tdxstack.image.disk import Tools, assemble, convert
+from tdxstack.image.recipe import Format
 from tdxstack.machine.spec_parts import DirectKernel
 from tdxstack.machine.store import MachineFiles
 from tdxstack.measurement.mrtd import mrtd
@@ -61,7 +62,10 @@ def disk_with(program: Path, place: Path) -> Path:
         pass
     toolbox = Workshop(surroundings()).toolbox
     esp = {"EFI/BOOT/BOOTX64.EFI": program.read_bytes()}
-    return assemble(toolbox, place / "root.tar", esp, place / "work", epoch=0)
+    tools, disk = Tools(toolbox, 0), place / "disk.qcow2"
+    raw = assemble(tools, place / "root.tar", esp, place / "work", size=4 << 30)
+    convert(tools, raw, disk, Format.QCOW2)
+    return disk
 
 
 def enrolled(tdx: Tdx, original: Path, output: Path, *options: str) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,8 +17,16 @@ from tdxstack.cli.edge import (
 )
 from tdxstack.cli.image_files import convert, grow, inspect, list_images, rm
 from tdxstack.cli.progress import progress_display
-from tdxstack.image.build import Image
-from tdxstack.workflows.workshop import Workshop
+from tdxstack.cli.sudo import become_invoking_user
+from tdxstack.cli.verification_options import read_bounded
+from tdxstack.image.built import Image
+from tdxstack.image.distribution import DISTRIBUTIONS
+from tdxstack.image.packages import MAX_LOCK_SIZE, Lock
+from tdxstack.image.recipe import Boot, Format, ImageRecipe, Root, parse_recipe
+from tdxstack.workflows.image import BuildRequest, BuildResult, build_image, plan_build
+from tdxstack.yaml_text import MAX_SIZE
+
+EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 @click.group()
@@ -29,22 +39,114 @@ for _command in (list_images, inspect, rm, convert, grow):
 
 
 @image.command()
+@click.argument("recipe", type=EXISTING_FILE, required=False)
+@click.option("--name", help="What to call the image.")
+@click.option("--distribution", type=click.Choice(sorted(DISTRIBUTIONS)), help="[default: the host's]")
+@click.option("--release", metavar="CODENAME", help="Release of the distribution.")
+@click.option("--kernel", metavar="ORIGIN", help="distribution or backports.")
+@click.option(
+    "--boot",
+    type=click.Choice([value.value for value in Boot]),
+    help="What the firmware starts. [default: grub]",
+)
+@click.option(
+    "--root", type=click.Choice([value.value for value in Root]), help="Root file system. [default: ext4]"
+)
+@click.option("--size", metavar="SIZE", help="Size of the disk, such as 4G.")
+@click.option("--package", "packages", multiple=True, metavar="NAME", help="Package to install; repeatable.")
+@click.option("--ssh-key", "ssh_keys", multiple=True, metavar="KEY", help="Public key of root, or its file.")
+@click.option("--secure-boot", metavar="KEYS", help="Sign with the keys in a directory, or with your `own`.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice([value.value for value in Format]),
+    help="Disk format. [default: qcow2]",
+)
+@click.option("--lock", type=EXISTING_FILE, help="Take exactly the packages and the time of a lock file.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory to copy the image into, with manifest, SBOM, lock file and checksums.",
+)
 @click.option("--refresh", is_flag=True, help="Look for newer packages.")
+@click.option("--verify", is_flag=True, help="Build a second time from nothing, and compare every byte.")
 @mirror_options
 @yes_option
+@click.option("--dry-run", is_flag=True, help="Say what would be built of what, and do none of it.")
 @json_option
-def build(refresh: bool, mirror: str, require_fresh: bool, yes: bool, as_json: bool) -> None:
-    """Build the guest image that `tdx up` boots, if it is not there yet."""
+def build(
+    recipe: Path | None,
+    lock: Path | None,
+    output: Path | None,
+    refresh: bool,
+    verify: bool,
+    mirror: str,
+    require_fresh: bool,
+    yes: bool,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Build a guest image from a RECIPE (docs/reference/image-recipe.md), if it is not there yet.
+
+    Options take the place of what the recipe says. Without either, it is the image that `tdx up` boots. The
+    exit code is 1 if --verify finds a difference.
+    """
+    wanted = _recipe(recipe, options)
+    request = BuildRequest(
+        recipe=wanted,
+        lock=Lock.parse(read_bounded(lock, MAX_LOCK_SIZE)) if lock else None,
+        output=output,
+        refresh=refresh,
+        verify=verify,
+        mirror=mirror,
+        require_fresh=require_fresh,
+    )
+    if dry_run:
+        become_invoking_user()
+        _print_plan(plan_build(request, surroundings()), as_json=as_json)
+        return 0
     with progress_display() as display:
         prepare_host(["image"], yes=yes, report=display.report, note=display.note)
-        workshop = Workshop(surroundings(), mirror=mirror, require_fresh=require_fresh, report=display.report)
-        made = workshop.image(refresh=refresh)
+        result = build_image(request, surroundings(), display.report)
+        for warning in result.image.warnings:
+            display.note(f"warning: {warning}")
+    _print_result(result, as_json=as_json)
+    return 1 if result.differences else 0
+
+
+def _recipe(path: Path | None, options: dict[str, Any]) -> ImageRecipe:
+    given = {name.rstrip("_"): value for name, value in options.items() if value not in (None, ())}
+    given |= {name: list(given[name]) for name in ("packages", "ssh_keys") if name in given}
+    if path is None:
+        return parse_recipe(b"", Path(), given)
+    name = path.name.partition(".")[0].lower()
+    return parse_recipe(read_bounded(path, MAX_SIZE), path.parent, given, name=name)
+
+
+def _print_plan(steps: list[str], *, as_json: bool) -> None:
     if as_json:
-        print_json(_document(made))
+        print_json({"steps": steps})
     else:
-        click.echo(
-            f"{made.path}\nkernel {made.kernel_version}, {len(made.packages)} packages, key {made.key}"
-        )
+        click.echo("\n".join(steps))
+
+
+def _print_result(result: BuildResult, *, as_json: bool) -> None:
+    one = result.image
+    if as_json:
+        verified = {"verified": not result.differences, "differences": result.differences}
+        written = {"written": [str(path) for path in result.written]}
+        print_json(_document(one) | written | (verified if result.compared else {}))
+        return
+    click.echo(f"{one.path}\nkernel {one.kernel_version}, {len(one.packages)} packages, key {one.key}")
+    if one.root_hash:
+        click.echo(f"root hash {one.root_hash}")
+    for path in result.written:
+        click.echo(f"wrote {path}")
+    if result.compared:
+        found = ", ".join(result.differences) or "nothing"
+        click.echo(f"different when built a second time: {found}")
 
 
 def _document(one: Image) -> dict[str, object]:

@@ -38,17 +38,17 @@ WORK = Path("WORK")
 def list_images(as_json: bool) -> None:
     """List the guest images that are built, and the machines that read from each.
 
-    A KEY stands for its image wherever a command takes an image; --json has the paths.
+    A NAME (of the newest) or KEY stands for its image wherever a command takes one; --json has the paths.
     """
     become_invoking_user()
     found = images(directories())
     if as_json:
         print_json({"images": [one.to_json() for one in found]})
         return
-    table = Table("KEY", "SIZE", "KERNEL", "AGE", "MACHINES", box=None)
+    table = Table("NAME", "KEY", "SIZE", "KERNEL", "AGE", "MACHINES", box=None)
     for one in found:
         age, machines = _age(now() - one.built), ", ".join(one.machines) or "-"
-        table.add_row(one.image.key, _size(one.size), one.image.kernel_version, age, machines)
+        table.add_row(one.image.name, one.image.key, _size(one.size), one.image.kernel_version, age, machines)
     Console(soft_wrap=True).print(table)
 
 

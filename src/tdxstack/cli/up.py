@@ -34,6 +34,7 @@ from tdxstack.workflows.up import UpRequest, UpResult, bring_up
 @click.option(
     "--firmware", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="TDVF file to boot."
 )
+@click.option("--image", default="", metavar="NAME", help="Image to boot, from `tdx image list`.")
 @click.option("--emulator-version", default="", help="Pinned QEMU release to build the emulator of.")
 @click.option(
     "--source",
@@ -68,6 +69,7 @@ def up(
     mirror: str,
     require_fresh: bool,
     firmware: Path | None,
+    image: str,
     emulator_version: str,
     source: Path | None,
     collateral: Path | None,
@@ -94,6 +96,7 @@ def up(
         emulator_version=emulator_version,
         emulator_source=source,
         firmware=firmware,
+        image=image,
         collateral=collateral,
         collateral_client=Source().client() if fetch else None,
         debug=debug,

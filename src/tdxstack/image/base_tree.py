@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tdxstack.errors import CommandError, MalformedError, UnavailableError
-from tdxstack.image import recipe
 from tdxstack.run import Report, run, silent, stream
-from tdxstack.toolbox.apt import AptRoot, Deb
+from tdxstack.toolbox.apt import Deb
 
 SCRIPT = Path(__file__).with_name("bootstrap.sh")
 
@@ -46,19 +45,6 @@ def check_namespace(uid: int) -> None:
     else:
         hint = "this machine does not let users create namespaces; use sudo"
     raise UnavailableError(f"no namespace to install the guest's packages in: {reason}", hint=hint)
-
-
-def fetch(apt: AptRoot, report: Report = silent) -> tuple[list[Deb], list[Deb]]:
-    """Download the guest's packages: the essential ones with what they depend on, and all others."""
-    distribution = recipe.DISTRIBUTIONS[apt.archive.distribution]
-    suite = f"/{apt.archive.backports[0]}" if distribution.backported_kernel else ""
-    kernel = [f"{name}{suite}" for name in distribution.kernel]
-    everything = apt.fetch([*recipe.ESSENTIAL, *recipe.SYSTEM, *kernel], report=report)
-    essential = {deb.name for deb in apt.fetch(recipe.ESSENTIAL, report=report)}
-    return (
-        [deb for deb in everything if deb.name in essential],
-        [deb for deb in everything if deb.name not in essential],
-    )
 
 
 def build_time(debs: Sequence[Deb]) -> int:

@@ -3,112 +3,175 @@
 from __future__ import annotations
 
 import os
-import tarfile
-from collections.abc import Callable, Mapping, Sequence
-from io import BytesIO
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
-from tdxstack.image import recipe
-from tdxstack.image.gpt import SECTOR, Partition, PartitionTable, two_partitions
-from tdxstack.image.guest_side import GuestFile
-from tdxstack.run import Report, run, silent
+from tdxstack.errors import CommandError
+from tdxstack.image.gpt import (
+    ESP_TYPE,
+    ROOT_X86_64_TYPE,
+    ROOT_X86_64_VERITY_TYPE,
+    SECTOR,
+    Partition,
+    PartitionTable,
+    Wanted,
+    consecutive,
+)
+from tdxstack.image.recipe import Format, Root
+from tdxstack.run import Completed, Report, run, silent
 from tdxstack.toolbox.programs import Toolbox
 
+ESP_SIZE = 32 << 20
+"""Bytes of the EFI system partition, unless its files need more."""
+
+DISK_UUID = UUID("7c1b4f4e-2d7a-4c0b-9d0e-7464782d3031")
+ESP_UUID = UUID("7c1b4f4e-2d7a-4c0b-9d0e-7464782d3032")
+ROOT_PARTITION_UUID = UUID("7c1b4f4e-2d7a-4c0b-9d0e-7464782d3033")
+ROOT_UUID = UUID("7c1b4f4e-2d7a-4c0b-9d0e-7464782d3034")
+HASH_SEED = UUID("7c1b4f4e-2d7a-4c0b-9d0e-7464782d3035")
+VERITY_UUID = UUID("7c1b4f4e-2d7a-4c0b-9d0e-7464782d3036")
+ESP_VOLUME_ID = "74647831"
+
 _SECONDS = 10 * 60.0
+_ROOT_HASH = re.compile(r"[0-9a-f]{64}")
+_FAT_OVERHEAD = 4 << 20
 
 
-def table() -> PartitionTable:
-    """The partition table of every guest's disk."""
-    return two_partitions(
-        recipe.DISK_UUID,
-        recipe.ESP_UUID,
-        recipe.ROOT_PARTITION_UUID,
-        esp_size=recipe.ESP_SIZE,
-        size=recipe.DISK_SIZE,
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """Programs of the toolbox, run so that the same input gives the same bytes everywhere."""
+
+    toolbox: Toolbox
+    epoch: int
+    """Time of everything that is made, in seconds since 1970."""
+    report: Report = silent
+
+    def run(self, name: str, *arguments: str | Path) -> Completed:
+        """Run the program `name` to its end. Raises `CommandError` where it fails, also for want of space."""
+        fixed = ["env", "TZ=UTC", f"SOURCE_DATE_EPOCH={self.epoch}"]
+        program = self.toolbox.program(name, self.report)
+        return run([*fixed, *program.argv(*arguments)], timeout=_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedRoot:
+    """A read-only file system and its hash tree (dm-verity), as files."""
+
+    data: Path
+    hashes: Path
+    root_hash: str
+    """SHA-256 in hex."""
+
+
+def verified_root(tools: Tools, kind: Root, archive: Path, work: Path) -> VerifiedRoot:
+    """Make the file system of the tar archive `archive` and its hash tree, below `work`."""
+    data, hashes, digest = work / "root.img", work / "root.verity", work / "root.hash"
+    if kind is Root.VERITY_EROFS:
+        # lz4 takes a third off what is read and hashed, and is unpacked faster than it is hashed
+        fixed = ("-zlz4", f"-T{tools.epoch}", "--mkfs-time", f"-U{ROOT_UUID}")
+        tools.run("mkfs.erofs", "--quiet", *fixed, "--tar=f", data, archive)
+    else:
+        # what ext4 needs besides the files' contents: inodes, bitmaps, partly filled blocks
+        size = archive.stat().st_size * 5 // 4 + (32 << 20)
+        arguments = [*ext4_arguments(0), "-O", "^has_journal", "-d", str(archive), str(data)]
+        tools.run("mkfs.ext4", *arguments, f"{size // 4096 * 4}k")
+    salt = HASH_SEED.bytes.hex()
+    # the file of the root hash is what veritysetup creates, but the others it opens
+    hashes.touch()
+    tools.run(
+        "veritysetup",
+        *("format", f"--uuid={VERITY_UUID}", f"--salt={salt}", "--hash=sha256"),
+        *(f"--root-hash-file={digest}", data, hashes),
     )
+    found = digest.read_text().strip()
+    if not _ROOT_HASH.fullmatch(found):
+        raise CommandError(f"veritysetup gave no root hash but {found[:80]!r}")
+    return VerifiedRoot(data, hashes, found)
 
 
-def root_archive(base: Path, files: Sequence[GuestFile], target: Path, *, epoch: int) -> None:
-    """Write the tar archive `base` to `target` with `files`, dated `epoch`, added or in place of its own."""
-    replaced = {file.path for file in files}
-    with tarfile.open(base) as source, tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as out:
-        directories = set()
-        for member in source:
-            name = member.name.removeprefix("./")
-            if member.isdir():
-                directories.add(name)
-            if name not in replaced:
-                out.addfile(member, source.extractfile(member) if member.isreg() else None)
-        for file in files:
-            _add_parents(out, file.path, directories, epoch)
-            info = tarfile.TarInfo(f"./{file.path}")
-            info.mtime, info.mode, info.size = epoch, file.mode, len(file.data)
-            if file.link:
-                info.type, info.linkname, info.mode = tarfile.SYMTYPE, file.link, 0o777
-            out.addfile(info, BytesIO(file.data))
+def table(root: VerifiedRoot | None, esp: Mapping[str, bytes], *, size: int) -> PartitionTable:
+    """The partition table of a disk. `size` bytes count for a root that is not verified.
+
+    The partitions of a verified root are named by its root hash, as the Discoverable Partitions
+    Specification has it. Without files there is no EFI system partition.
+    """
+    wanted = [Wanted("esp", ESP_TYPE, ESP_UUID, _esp_size(esp))] if esp else []
+    if root is None:
+        wanted.append(Wanted("root", ROOT_X86_64_TYPE, ROOT_PARTITION_UUID, 0))
+        return consecutive(DISK_UUID, wanted, size=size)
+    digest = bytes.fromhex(root.root_hash)
+    data, hashes = UUID(bytes=digest[:16]), UUID(bytes=digest[16:])
+    wanted.append(Wanted("root", ROOT_X86_64_TYPE, data, root.data.stat().st_size))
+    wanted.append(Wanted("root-verity", ROOT_X86_64_VERITY_TYPE, hashes, root.hashes.stat().st_size))
+    return consecutive(DISK_UUID, wanted)
 
 
 def assemble(
-    toolbox: Toolbox, root: Path, esp: Mapping[str, bytes], work: Path, *, epoch: int, report: Report = silent
+    tools: Tools, root: Path | VerifiedRoot, esp: Mapping[str, bytes], work: Path, *, size: int
 ) -> Path:
-    """Make the qcow2 disk whose root file system is the tar archive `root`, and return its path.
+    """Make the raw, sparse disk and return its path.
 
-    `esp` are the files of the EFI system partition by path. Raises `CommandError` where a program fails, also
-    for want of space.
+    `root` is the tar archive of a writable ext4 root file system, or a verified root. `esp` are the files
+    of the EFI system partition by path. Raises `CommandError` where a program fails.
     """
-    layout = table()
-    esp_partition, root_partition = layout.partitions
+    verified = root if isinstance(root, VerifiedRoot) else None
+    layout = table(verified, esp, size=size)
+    partitions = {partition.name: partition for partition in layout.partitions}
     raw = work / "disk.raw"
     with raw.open("wb") as file:
         file.truncate(layout.size)
         file.write(layout.primary())
         file.seek(layout.backup_offset)
         file.write(layout.backup())
+    if esp:
+        tools.run("mkfs.vfat", *vfat_arguments(partitions["esp"]), raw, str(partitions["esp"].size // 1024))
+        fill_fat(tools, f"{raw}@@{partitions['esp'].start}", esp, work / "esp")
+    if verified is not None:
+        _copy_into(raw, partitions["root"].start, verified.data)
+        _copy_into(raw, partitions["root-verity"].start, verified.hashes)
+    else:
+        place = partitions["root"]
+        arguments = [*ext4_arguments(place.start), "-d", str(root), str(raw)]
+        tools.run("mkfs.ext4", *arguments, f"{place.size // 1024}k")
+    return raw
 
-    def tool(name: str, *arguments: str | Path) -> None:
-        # Both keep the times in the file systems the same everywhere.
-        fixed = ["env", "TZ=UTC", f"SOURCE_DATE_EPOCH={epoch}"]
-        run([*fixed, *toolbox.program(name, report).argv(*arguments)], timeout=_SECONDS)
 
-    tool("mkfs.vfat", *vfat_arguments(esp_partition), raw, str(esp_partition.size // 1024))
-    _fill_esp(tool, f"{raw}@@{esp_partition.start}", esp, work / "esp", epoch)
-    tool("mkfs.ext4", *ext4_arguments(root_partition), "-d", root, raw, f"{root_partition.size // 1024}k")
-    disk = work / "disk.qcow2"
-    tool("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, disk)
+def convert(tools: Tools, raw: Path, target: Path, kind: Format) -> None:
+    """Turn the disk `raw` into the file `target` of another format; `raw` is gone afterwards."""
+    if kind is Format.RAW:
+        raw.replace(target)
+        return
+    compressed = ("-c", "-o", "compression_type=zstd") if kind is Format.QCOW2_ZSTD else ()
+    tools.run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", *compressed, raw, target)
     raw.unlink()
-    return disk
 
 
 def vfat_arguments(partition: Partition) -> list[str]:
     """What mkfs.vfat makes the EFI system partition with."""
     return [
-        "--invariant",
-        "-F",
-        "16",
-        "-i",
-        recipe.ESP_VOLUME_ID,
-        "-n",
-        "ESP",
+        *("--invariant", "-F", "16", "-i", ESP_VOLUME_ID, "-n", "ESP"),
         f"--offset={partition.start // SECTOR}",
     ]
 
 
-def ext4_arguments(partition: Partition) -> list[str]:
+def ext4_arguments(start: int) -> list[str]:
     """What mkfs.ext4 makes the root file system with: nothing random, nothing left to do on first use."""
     extended = (
-        f"offset={partition.start}",
-        f"hash_seed={recipe.HASH_SEED}",
+        f"offset={start}",
+        f"hash_seed={HASH_SEED}",
         "assume_storage_prezeroed=1",
         "lazy_itable_init=0",
         "lazy_journal_init=0",
         "nodiscard",
     )
-    return ["-q", "-F", "-L", "root", "-U", str(recipe.ROOT_UUID), "-m", "0", "-E", ",".join(extended)]
+    return ["-q", "-F", "-L", "root", "-U", str(ROOT_UUID), "-m", "0", "-E", ",".join(extended)]
 
 
-def _fill_esp(
-    tool: Callable[..., None], image: str, files: Mapping[str, bytes], staging: Path, epoch: int
-) -> None:
+def fill_fat(tools: Tools, image: str, files: Mapping[str, bytes], staging: Path) -> None:
+    """Put `files` into the FAT file system `image`, as mtools name it; `staging` is a new directory."""
     staging.mkdir()
     made: set[str] = set()
     for index, (path, data) in enumerate(sorted(files.items())):
@@ -116,20 +179,20 @@ def _fill_esp(
         for depth in range(1, len(parts)):
             directory = "/".join(parts[:depth])
             if directory not in made:
-                tool("mmd", "-i", image, f"::{directory}")
+                tools.run("mmd", "-i", image, f"::{directory}")
                 made.add(directory)
         source = staging / str(index)
         source.write_bytes(data)
-        os.utime(source, (epoch, epoch))
-        tool("mcopy", "-m", "-i", image, source, f"::{path}")
+        os.utime(source, (tools.epoch, tools.epoch))
+        tools.run("mcopy", "-m", "-i", image, source, f"::{path}")
 
 
-def _add_parents(out: tarfile.TarFile, path: str, present: set[str], epoch: int) -> None:
-    parts = path.split("/")[:-1]
-    for depth in range(1, len(parts) + 1):
-        name = "/".join(parts[:depth])
-        if name not in present:
-            info = tarfile.TarInfo(f"./{name}")
-            info.type, info.mode, info.mtime = tarfile.DIRTYPE, 0o755, epoch
-            out.addfile(info)
-            present.add(name)
+def _esp_size(files: Mapping[str, bytes]) -> int:
+    return max(ESP_SIZE, sum(len(data) for data in files.values()) + _FAT_OVERHEAD)
+
+
+def _copy_into(disk: Path, offset: int, source: Path) -> None:
+    with disk.open("r+b") as out, source.open("rb") as file:
+        out.seek(offset)
+        while chunk := file.read(4 << 20):
+            out.write(chunk)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from tdxstack.errors import UsageError
@@ -17,6 +18,7 @@ ALIGNMENT = 1 << 20
 
 ESP_TYPE = UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
 ROOT_X86_64_TYPE = UUID("4f68bce3-e8cd-4db1-96e7-fbcaf984b709")
+ROOT_X86_64_VERITY_TYPE = UUID("2c7357ed-ebd2-46d9-aec1-23d437ec2bf5")
 
 _ENTRIES = 128
 _ENTRY = struct.Struct("<16s16sQQQ72s")
@@ -109,15 +111,30 @@ class PartitionTable:
         return _HEADER.pack(b"EFI PART", 0x00010000, _HEADER.size, checksum, 0, *fields).ljust(SECTOR, b"\0")
 
 
-def two_partitions(disk: UUID, esp: UUID, root: UUID, *, esp_size: int, size: int) -> PartitionTable:
-    """An EFI system partition of `esp_size` bytes, then a root partition with what is left of `size`."""
-    start = ALIGNMENT + esp_size
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A partition that has no place yet; `size` in bytes is rounded up to `ALIGNMENT`."""
+
+    name: str
+    type: UUID
+    uuid: UUID
+    size: int
+
+
+def consecutive(disk: UUID, wanted: Sequence[Wanted], *, size: int = 0) -> PartitionTable:
+    """Partitions one after the other on a disk of `size` bytes, the last with all that is left.
+
+    Without a `size`, the disk is as large as they need.
+    """
+    partitions = []
+    start = ALIGNMENT
+    for part in wanted:
+        length = -(-part.size // ALIGNMENT) * ALIGNMENT
+        partitions.append(Partition(part.name, part.type, part.uuid, start, length))
+        start += length
+    if not size:
+        return PartitionTable(disk, start + ALIGNMENT, tuple(partitions))
     end = (size - _RESERVED_SECTORS * SECTOR) // ALIGNMENT * ALIGNMENT
-    return PartitionTable(
-        disk,
-        size,
-        (
-            Partition("esp", ESP_TYPE, esp, ALIGNMENT, esp_size),
-            Partition("root", ROOT_X86_64_TYPE, root, start, end - start),
-        ),
-    )
+    last = partitions.pop()
+    partitions.append(replace(last, size=end - last.start))
+    return PartitionTable(disk, size, tuple(partitions))

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tdxstack.image import recipe
-from tdxstack.image.recipe import Distribution
+from tdxstack.image.distribution import MASKED_GENERATORS, MASKED_UNITS, Distribution
 
 PACKAGED = ("__init__.py", "errors.py", "exchange.py", "abi", "evidence")
 """What of tdxstack the guest side consists of: modules and packages, standard library only."""
@@ -69,11 +68,10 @@ def guest_files(package: Path, distribution: Distribution) -> list[GuestFile]:
     found.append(GuestFile(ZIPAPP, zipapp(package)))
     # Empty, not absent: systemd then makes one for this instance, but does not apply its first-boot presets.
     found.append(GuestFile("etc/machine-id", b"", 0o444))
-    masked = (*recipe.MASKED_UNITS, *distribution.masked_units)
+    masked = (*MASKED_UNITS, *distribution.masked_units)
     found += [GuestFile(f"etc/systemd/system/{unit}", link="/dev/null") for unit in masked]
     found += [
-        GuestFile(f"etc/systemd/system-generators/{name}", link="/dev/null")
-        for name in recipe.MASKED_GENERATORS
+        GuestFile(f"etc/systemd/system-generators/{name}", link="/dev/null") for name in MASKED_GENERATORS
     ]
     found.append(
         GuestFile("etc/systemd/system/default.target", link="/usr/lib/systemd/system/multi-user.target")

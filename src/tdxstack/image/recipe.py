@@ -1,197 +1,294 @@
-"""What a guest image is made of: packages, disk, kernel command line."""
+"""What an image is to be, as people write it: one YAML file. docs/reference/image-recipe.md has every key."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from uuid import UUID
+import re
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self
 
-VERSION = 1
-"""Counts up with every change to how images are made that no digest in the cache key would show."""
-
-ESSENTIAL = (
-    "base-files",
-    "base-passwd",
-    "bash",
-    "bsdutils",
-    "coreutils",
-    "dash",
-    "debianutils",
-    "diffutils",
-    "dpkg",
-    "findutils",
-    "grep",
-    "gzip",
-    "hostname",
-    "init-system-helpers",
-    "libc-bin",
-    "ncurses-base",
-    "ncurses-bin",
-    "perl-base",
-    "sed",
-    "sysvinit-utils",
-    "tar",
-    "util-linux",
-)
-"""The essential packages, of Debian and Ubuntu alike: what every other's installation may rely on."""
-
-SYSTEM = (
-    "acpid",
-    "apt",
-    "iproute2",
-    "kmod",
-    "openssh-server",
-    "procps",
-    "python3",
-    "systemd-sysv",
-    "tiny-initramfs",
-    "udev",
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
 )
 
-BOOT_LOADERS = ("shim-signed", "grub-efi-amd64-signed")
-"""Only their EFI programs are used; they are not installed in the guest."""
+from tdxstack import yaml_text
+from tdxstack.errors import MalformedError
+from tdxstack.evidence.binding import host_key_blob
 
-GRUB = "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"
+HINT = "docs/reference/image-recipe.md describes every key"
+MIN_SIZE = 1 << 30
+MAX_SIZE = 1 << 44
 
-
-@dataclass(frozen=True, slots=True)
-class Distribution:
-    """What differs between the distributions that guests are made of."""
-
-    kernel: tuple[str, ...]
-    backported_kernel: bool
-    """Whether the kernel is taken from the backports suite, for one that has the RTMRs in sysfs."""
-    shim: str
-    grub_directory: str
-    """Where on the EFI system partition the signed GRUB looks for its configuration."""
-    initramfs_modules: tuple[str, ...]
-    """What the kernel, having it not built in, reads the root file system with."""
-    masked_units: tuple[str, ...] = ()
-    """Besides `MASKED_UNITS`."""
+_UNITS = {"M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"(\d{1,9})([MGT])")
+_PASSWORD_KEYS = ("password", "passwd", "hashed_passwd", "plain_text_passwd", "root_password")
 
 
-DISTRIBUTIONS = {
-    "debian": Distribution(
-        kernel=("linux-image-cloud-amd64", "linux-base-cloud-amd64", "linux-modules-cloud-amd64"),
-        backported_kernel=True,
-        shim="usr/lib/shim/shimx64.efi.signed",
-        grub_directory="EFI/debian",
-        initramfs_modules=("virtio_blk",),
-    ),
-    "ubuntu": Distribution(
-        kernel=("linux-image-virtual",),
-        backported_kernel=False,
-        shim="usr/lib/shim/shimx64.efi.signed.latest",
-        grub_directory="EFI/ubuntu",
-        initramfs_modules=(),
-        # the first would ask a server of Ubuntu's for news; the second is of no use without logind
-        masked_units=("motd-news.timer", "systemd-logind-varlink.socket"),
-    ),
-}
+class Boot(StrEnum):
+    """What the firmware starts."""
 
-DISK_SIZE = 4 << 30
-ESP_SIZE = 32 << 20
-DISK_UUID = UUID("7c1b4f4e-2d7a-4c0b-9d0e-7464782d3031")
-ESP_UUID = UUID("7c1b4f4e-2d7a-4c0b-9d0e-7464782d3032")
-ROOT_PARTITION_UUID = UUID("7c1b4f4e-2d7a-4c0b-9d0e-7464782d3033")
-ROOT_UUID = UUID("7c1b4f4e-2d7a-4c0b-9d0e-7464782d3034")
-HASH_SEED = UUID("7c1b4f4e-2d7a-4c0b-9d0e-7464782d3035")
-ESP_VOLUME_ID = "74647831"
-
-KERNEL_OPTIONS = (
-    "rw",
-    "console=ttyS0,115200",
-    "net.ifnames=0",
-    "systemd.show_status=1",
-    "systemd.log_level=notice",
-)
-
-MASKED_UNITS = (
-    "apt-daily-upgrade.timer",
-    "apt-daily.timer",
-    "autovt@.service",
-    "console-getty.service",
-    "dev-hugepages.mount",
-    "dev-mqueue.mount",
-    "dpkg-db-backup.timer",
-    "fstrim.timer",
-    "getty-static.service",
-    "getty.target",
-    "getty@.service",
-    "kmod-static-nodes.service",
-    "ldconfig.service",
-    "modprobe@dm_mod.service",
-    "modprobe@drm.service",
-    "modprobe@efi_pstore.service",
-    "modprobe@fuse.service",
-    "modprobe@loop.service",
-    "proc-sys-fs-binfmt_misc.automount",
-    "run-lock.mount",
-    "serial-getty@.service",
-    "sys-fs-fuse-connections.mount",
-    "sys-kernel-debug.mount",
-    "sys-kernel-tracing.mount",
-    "systemd-ask-password-console.path",
-    "systemd-ask-password-wall.path",
-    "systemd-binfmt.service",
-    "systemd-hibernate-clear.service",
-    "systemd-journal-catalog-update.service",
-    "systemd-journal-flush.service",
-    "systemd-journald-audit.socket",
-    "systemd-logind.service",
-    "systemd-network-generator.service",
-    "systemd-networkd-persistent-storage.service",
-    "systemd-pcrmachine.service",
-    "systemd-pcrphase-sysinit.service",
-    "systemd-pcrphase.service",
-    "systemd-pstore.service",
-    "systemd-random-seed.service",
-    "systemd-remount-fs.service",
-    "systemd-sysusers.service",
-    "systemd-tmpfiles-clean.timer",
-    "systemd-tmpfiles-setup-dev-early.service",
-    "systemd-tmpfiles-setup-dev.service",
-    "systemd-tpm2-setup-early.service",
-    "systemd-tpm2-setup.service",
-    "systemd-udev-load-credentials.service",
-    "systemd-update-done.service",
-    "systemd-update-utmp.service",
-    "systemd-user-sessions.service",
-    "systemd-vconsole-setup.service",
-    "tmp.mount",
-)
-"""Units that a guest without passwords, terminals and upgrades of its own does not need; each costs seconds
-where every instruction is emulated."""
-
-MASKED_GENERATORS = (
-    "systemd-bless-boot-generator",
-    "systemd-cryptsetup-generator",
-    "systemd-debug-generator",
-    "systemd-getty-generator",
-    "systemd-gpt-auto-generator",
-    "systemd-hibernate-resume-generator",
-    "systemd-import-generator",
-    "systemd-integritysetup-generator",
-    "systemd-rc-local-generator",
-    "systemd-run-generator",
-    "systemd-ssh-generator",
-    "systemd-system-update-generator",
-    "systemd-sysv-generator",
-    "systemd-tpm2-generator",
-    "systemd-veritysetup-generator",
-)
-"""Programs that systemd runs at every start to make units; the fstab generator remains."""
+    GRUB = "grub"
+    """The distribution's signed shim and GRUB."""
+    UKI = "uki"
+    """One program: systemd's stub with kernel, command line and initial RAM file system."""
+    DIRECT = "direct"
+    """Nothing of the disk: kernel and initial RAM file system lie beside it, for `-kernel` and `-initrd`."""
 
 
-def kernel_command_line() -> str:
-    """The options that GRUB starts the kernel with, without BOOT_IMAGE, which GRUB puts before them."""
-    return " ".join((f"root=UUID={ROOT_UUID}", *KERNEL_OPTIONS))
+class Root(StrEnum):
+    """The root file system."""
+
+    EXT4 = "ext4"
+    VERITY_EROFS = "verity-erofs"
+    VERITY_EXT4 = "verity-ext4"
+
+    @property
+    def verified(self) -> bool:
+        """Whether every block that is read is checked against a root hash; writes go to memory then."""
+        return self is not Root.EXT4
 
 
-def grub_config(kernel_version: str) -> str:
-    """GRUB's configuration: no menu, no wait; every line is measured as it is executed."""
-    return (
-        f"search --no-floppy --fs-uuid --set=root {ROOT_UUID}\n"
-        f"linux /boot/vmlinuz-{kernel_version} {kernel_command_line()}\n"
-        f"initrd /boot/initrd.img-{kernel_version}\n"
-        "boot\n"
-    )
+class Format(StrEnum):
+    """Formats of the disk's file."""
+
+    QCOW2 = "qcow2"
+    QCOW2_ZSTD = "qcow2-zstd"
+    """Compressed: for storage and transport; `tdx predict` does not read it."""
+    RAW = "raw"
+    """Sparse."""
+
+    @property
+    def qemu(self) -> str:
+        """What QEMU calls it."""
+        return "raw" if self is Format.RAW else "qcow2"
+
+
+def _listed(value: object) -> object:
+    """One value stands for a list of it."""
+    return [value] if isinstance(value, str | dict) else value
+
+
+def _place(value: object, info: ValidationInfo) -> object:
+    """A path as it is from the recipe's directory."""
+    if not isinstance(value, str) or not value:
+        raise ValueError("give a path")
+    return Path((info.context or {}).get("directory", "."), value)
+
+
+def _existing(kind: Callable[[Path], bool], name: str) -> Callable[[Path], Path]:
+    def check(path: Path) -> Path:
+        if not kind(path):
+            raise ValueError(f"{path} is no {name} that can be read")
+        return path
+
+    return check
+
+
+def _mode(value: object) -> object:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3,4}", value):
+        raise ValueError(f"{str(value)[:20]!r} is no mode in octal, such as 0644")
+    return int(value, 8)
+
+
+def _size(value: object) -> object:
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    size = int(match[1]) * _UNITS[match[2]] if match else 0
+    if not MIN_SIZE <= size <= MAX_SIZE:
+        raise ValueError(f"{str(value)[:40]!r} is no size between 1G and 16T, such as 4G or 2500M")
+    return size
+
+
+def _target(value: str) -> str:
+    parts = PurePosixPath(value).parts
+    if not value.startswith("/") or len(parts) < 2 or not {"..", "."}.isdisjoint(value.split("/")):
+        raise ValueError(f"{value[:100]!r} is no absolute path of a file without . and ..")
+    if any(ord(character) < 32 for character in value):
+        raise ValueError(f"{value[:100]!r} has control characters")
+    return str(PurePosixPath(*parts[1:]))
+
+
+def _ssh_key(value: object, info: ValidationInfo) -> str:
+    """A public key as one line, or the file that has it."""
+    text = str(value).strip()
+    if " " not in text:
+        path = Path((info.context or {}).get("directory", "."), text)
+        try:
+            text = path.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            raise ValueError(f"{str(value)[:80]!r} is neither an SSH public key nor a file of one") from None
+    if "PRIVATE KEY" in text:
+        raise ValueError(f"{str(value)[:80]!r} is a private key; give the public one")
+    try:
+        host_key_blob(text.encode())
+    except MalformedError as error:
+        raise ValueError(error.message) from None
+    return text
+
+
+def _keys(value: object, info: ValidationInfo) -> object:
+    if value in (None, "own"):
+        return value
+    path = _place(value, info)
+    if not isinstance(path, Path) or not path.is_dir():
+        raise ValueError(f"{path} is no directory of keys; give one, or own")
+    return path
+
+
+ReadableFile = Annotated[Path, BeforeValidator(_place), AfterValidator(_existing(Path.is_file, "file"))]
+Package = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]*([=/][A-Za-z0-9.+:~_-]+)?$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
+Account = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
+Release = Annotated[str, Field(pattern=r"^[a-z]{1,32}$")]
+SshKeys = Annotated[list[Annotated[str, BeforeValidator(_ssh_key)]], BeforeValidator(_listed)]
+Octal = Annotated[int | None, BeforeValidator(_mode)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_passwords(cls, value: object) -> object:
+        found = [key for key in _PASSWORD_KEYS if isinstance(value, dict) and key in value]
+        if found:
+            raise ValueError(f"{found[0]}: images have no passwords; give ssh_keys")
+        return value
+
+
+class File(_Strict):
+    """A file or directory that is put into the image, owned by root."""
+
+    source: Annotated[
+        Path | None, BeforeValidator(_place), AfterValidator(_existing(Path.exists, "file or directory"))
+    ] = None
+    content: str | None = None
+    target: Annotated[str, AfterValidator(_target)]
+    """Without the leading slash."""
+    mode: Octal = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.source is None) == (self.content is None):
+            raise ValueError("give either source or content")
+        return self
+
+
+class User(_Strict):
+    """An account that SSH keys alone open."""
+
+    name: Account
+    ssh_keys: SshKeys = []
+    groups: Annotated[list[Account], BeforeValidator(_listed)] = []
+    shell: Annotated[str, Field(pattern=r"^/[A-Za-z0-9/._-]+$")] = "/bin/bash"
+    sudo: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def _not_root(cls, name: str) -> str:
+        if name == "root":
+            raise ValueError("root is there already; its keys are `ssh_keys` of the recipe")
+        return name
+
+
+class CloudInit(_Strict):
+    """cloud-init, with its seed (data source NoCloud) in the image; an empty one is for a seed disk."""
+
+    user_data: ReadableFile | None = None
+    meta_data: ReadableFile | None = None
+
+
+class Kernel(_Strict):
+    """Which kernel: by origin, by version, or from package files."""
+
+    origin: Literal["default", "distribution", "backports"] = "default"
+    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9.+:~-]{1,80}$")] | None = None
+    debs: Annotated[list[ReadableFile], BeforeValidator(_listed)] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: object) -> object:
+        return {"origin": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.origin != "default") + (self.version is not None) + bool(self.debs) > 1:
+            raise ValueError("give one of origin, version and debs")
+        return self
+
+
+class ImageRecipe(_Strict):
+    """One image. The defaults are the image that `tdx up` starts from."""
+
+    name: Name = "tdx"
+    distribution: Literal["debian", "ubuntu"] | None = None
+    """The host's, if none is given."""
+    release: Release | None = None
+    mirror: str = ""
+    kernel: Kernel = Kernel()
+    boot: Boot = Boot.GRUB
+    root: Root = Root.EXT4
+    size: Annotated[int, BeforeValidator(_size)] = 4 << 30
+    """Bytes of the disk; a verified root makes it as large as its contents."""
+    hostname: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")] = "tdx"
+    kernel_options: Annotated[list[Annotated[str, Field(pattern=r"^[!-~]+$")]], BeforeValidator(_listed)] = []
+    packages: Annotated[list[Package], BeforeValidator(_listed)] = []
+    files: Annotated[list[File], BeforeValidator(_listed)] = []
+    users: Annotated[list[User], BeforeValidator(_listed)] = []
+    ssh_keys: SshKeys = []
+    """Of root, besides the one that a machine is started with."""
+    cloud_init: CloudInit | None = None
+    guest_agent: bool = False
+    scripts: Annotated[list[ReadableFile], BeforeValidator(_listed)] = []
+    secure_boot: Annotated[Literal["own"] | Path | None, BeforeValidator(_keys)] = None
+    """Sign with the keys in a directory, or with those of `tdx firmware keys`."""
+    format: Format = Format.QCOW2
+
+    @field_validator("users")
+    @classmethod
+    def _different(cls, users: list[User]) -> list[User]:
+        names = [user.name for user in users]
+        doubles = sorted({name for name in names if names.count(name) > 1})
+        if doubles:
+            raise ValueError(f"{doubles[0]!r} is there twice")
+        return users
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.root.verified and self.boot is Boot.GRUB:
+            raise ValueError(
+                "boot: GRUB's configuration is not signed, so that nothing would vouch for the root hash; "
+                "a verified root needs uki or direct"
+            )
+        if self.root.verified and "size" in self.model_fields_set:
+            raise ValueError("size: a verified root is as large as its contents")
+        if self.secure_boot is not None and self.boot is not Boot.UKI:
+            raise ValueError("secure_boot: only what boots as uki is signed with keys of one's own")
+        return self
+
+
+def parse_recipe(
+    text: bytes, directory: Path, options: Mapping[str, Any] | None = None, *, name: str = ""
+) -> ImageRecipe:
+    """Read a recipe in YAML whose paths start at `directory`. `options` replace what it says, list by list.
+
+    `name` is what an image is called whose recipe does not say. Raises `MalformedError` that lists everything
+    that is wrong, with its place.
+    """
+    document = yaml_text.load(text, "recipe", hint=HINT)
+    if isinstance(document, dict):
+        document = ({"name": name} if name else {}) | document | dict(options or {})
+    try:
+        return ImageRecipe.model_validate(document, context={"directory": str(directory)})
+    except ValidationError as error:
+        raise yaml_text.invalid(error, "recipe", hint=HINT) from None

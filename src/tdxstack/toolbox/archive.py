@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,6 +11,9 @@ from tdxstack.errors import MalformedError, UnavailableError, UsageError
 
 RELEASES = {"debian": "trixie", "ubuntu": "resolute"}
 """The stable release of each distribution that tools and guests are made of, whichever the host runs."""
+
+_UNRELEASED = ("forky", "testing", "sid", "unstable")
+"""Debian's suites that get security updates with all others."""
 
 _COMPONENTS = {"debian": ("main",), "ubuntu": ("main", "universe")}
 _KEYRINGS = {
@@ -51,6 +54,13 @@ class Archive:
     codename: str
     main: Mirror
     security: Mirror | None
+    release: str = ""
+    """What tools and guests are made of; the one of `RELEASES` if empty."""
+
+    @property
+    def release_name(self) -> str:
+        """The codename (or `testing`) of that release."""
+        return self.release or RELEASES[self.distribution]
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -60,15 +70,16 @@ class Archive:
     @property
     def stable(self) -> tuple[str, ...]:
         """Suites of the release that tools and guests are made of; security where a mirror has it."""
-        release = RELEASES[self.distribution]
+        release = self.release_name
         if self.distribution == "debian":
-            return (release, *([f"{release}-security"] if self.security else []))
+            secured = self.security is not None and release not in _UNRELEASED
+            return (release, *([f"{release}-security"] if secured else []))
         return (release, f"{release}-updates", f"{release}-security")
 
     @property
     def backports(self) -> tuple[str, ...]:
         """Suites with newer versions of some packages, built for the stable release."""
-        return (f"{RELEASES[self.distribution]}-backports",)
+        return (f"{self.release_name}-backports",)
 
     @property
     def unstable(self) -> tuple[str, ...]:
@@ -113,9 +124,8 @@ def host_archive(root: Path, *, mirror: str = "") -> Archive:
     """
     distribution, codename = _release(root)
     if mirror:
-        if urlsplit(mirror).scheme not in ("http", "https", "file", "copy"):
-            raise UsageError(f"mirror {mirror!r} is no address", hint="use an http, https or file URI")
-        return Archive(distribution, codename, Mirror(_tidy(mirror), _keyring(root, distribution, "")), None)
+        address = _address(mirror)
+        return Archive(distribution, codename, Mirror(_tidy(address), _keyring(root, distribution, "")), None)
     entries = list(configured(root))
     main = _best(root, entries, distribution, (codename, *_SUITE_ALIASES[distribution]))
     if main is None:
@@ -127,6 +137,27 @@ def host_archive(root: Path, *, mirror: str = "") -> Archive:
         root, entries, distribution, tuple(f"{suite}-security" for suite in (codename, "stable"))
     )
     return Archive(distribution, codename, main, security)
+
+
+def archive_of(root: Path, distribution: str, release: str, *, mirror: str = "") -> Archive:
+    """The archive of `release` of a distribution, by default the host's and the one of `RELEASES`.
+
+    Another distribution than the host's needs a `mirror`, and its keyring on the host. Raises as
+    `host_archive` does.
+    """
+    if distribution in ("", os_release(root).get("ID")):
+        return replace(host_archive(root, mirror=mirror), release=release)
+    if not mirror:
+        raise UsageError(
+            f"the host's apt sources name no archive of {distribution}", hint="name one with --mirror URI"
+        )
+    return Archive(
+        distribution,
+        release or RELEASES[distribution],
+        Mirror(_tidy(_address(mirror)), _keyring(root, distribution, "")),
+        None,
+        release,
+    )
 
 
 def configured(root: Path) -> Iterator[Entry]:
@@ -278,6 +309,12 @@ def _keyring(root: Path, distribution: str, signed_by: str) -> Path:
             hint=f"install the package that has the keys of {distribution}'s archive",
         )
     return path
+
+
+def _address(mirror: str) -> str:
+    if urlsplit(mirror).scheme not in ("http", "https", "file", "copy"):
+        raise UsageError(f"mirror {mirror!r} is no address", hint="use an http, https or file URI")
+    return mirror
 
 
 def _tidy(uri: str) -> str:

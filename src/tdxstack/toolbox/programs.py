@@ -53,6 +53,8 @@ TOOLSETS = {
     "image": Toolset(("mtools", "dosfstools", "e2fsprogs", "libarchive13t64")),
     "partitions": Toolset(("fdisk",)),
     "qemu-img": Toolset(("qemu-utils",)),
+    "verity": Toolset(("erofs-utils", "cryptsetup-bin")),
+    "uki": Toolset(("systemd-ukify",)),
     "secure-boot": Toolset(("sbsigntool", "libfaketime", "python3-virt-firmware")),
     "ssh": Toolset(("openssh-client",)),
     # option ROMs, SeaBIOS and the loader of -kernel, which QEMU's source as Debian has it lacks
@@ -82,6 +84,9 @@ _TOOLS = {
     "sfdisk": _Tool("partitions", "fdisk", "usr/sbin/sfdisk"),
     "ssh": _Tool("ssh", "openssh-client", "usr/bin/ssh", prefer_host=True),
     "ssh-keygen": _Tool("ssh", "openssh-client", "usr/bin/ssh-keygen", prefer_host=True),
+    "mkfs.erofs": _Tool("verity", "erofs-utils", "usr/bin/mkfs.erofs"),
+    "ukify": _Tool("uki", "systemd-ukify", "usr/bin/ukify", settings=_PYTHON, interpreter=_PYTHON_PROGRAM),
+    "veritysetup": _Tool("verity", "cryptsetup-bin", "usr/sbin/veritysetup"),
     "virt-fw-vars": _Tool(
         "secure-boot",
         "python3-virt-firmware",

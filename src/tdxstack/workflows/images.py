@@ -11,8 +11,8 @@ from pathlib import Path
 from tdxstack import files
 from tdxstack.errors import UsageError
 from tdxstack.files import Directories
-from tdxstack.image import build as image_build
-from tdxstack.image.build import Image
+from tdxstack.image import built as image_built
+from tdxstack.image.built import Image
 from tdxstack.machine.store import MachineStore
 from tdxstack.prediction.qcow2 import MAX_CHAIN, backing_file
 
@@ -36,7 +36,7 @@ def images(directories: Directories) -> list[Listed]:
     """The built images, newest last."""
     disks = {name: set(_chain(disk)) for name, disk in _machine_disks(directories)}
     found = []
-    for image in image_build.cached(_cache(directories)):
+    for image in image_built.cached(_cache(directories)):
         status = image.path.stat()
         users = tuple(name for name, chain in disks.items() if image.path.resolve() in chain)
         built = datetime.fromtimestamp(status.st_mtime, UTC)
@@ -51,12 +51,18 @@ def users(directories: Directories, path: Path) -> list[str]:
 
 
 def find_image(directories: Directories, key: str) -> Listed:
-    """The image whose key starts with `key`. Raises `UsageError` where there is none, or more than one."""
+    """The newest image of the name `key`, else the one whose key starts with it.
+
+    Raises `UsageError` where there is none, or more than one with such a key.
+    """
     every = images(directories)
+    for one in reversed(every):
+        if one.image.name == key:
+            return one
     found = [one for one in every if key and one.image.key.startswith(key)]
     if len(found) == 1:
         return found[0]
-    known = ", ".join(one.image.key for one in every) or "none"
+    known = ", ".join(f"{one.image.name} ({one.image.key})" for one in every) or "none"
     number = f"{len(found)} images have keys that start with" if found else "there is no image"
     raise UsageError(f"{number} {key[:80]!r}", hint=f"images here: {known}")
 

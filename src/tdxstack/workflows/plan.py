@@ -9,13 +9,16 @@ from tdxstack.emulator.locate import locate
 from tdxstack.emulator.recipe import Recipe
 from tdxstack.firmware.fetch import PACKAGE, cached
 from tdxstack.firmware.find import find
-from tdxstack.image import build as image_build
+from tdxstack.image import built
+from tdxstack.image.built import Image
+from tdxstack.image.recipe import ImageRecipe
 from tdxstack.machine.store import MachineStore
 from tdxstack.platform import PlatformChoice, choose_platform
 from tdxstack.quoting.service import Service
 from tdxstack.toolbox import host_packages
 from tdxstack.toolbox.archive import host_archive
 from tdxstack.toolbox.programs import Program
+from tdxstack.workflows.images import find_image
 from tdxstack.workflows.up import UpRequest
 from tdxstack.workflows.workshop import Surroundings, Workshop
 
@@ -44,7 +47,7 @@ def plan_up(request: UpRequest, surroundings: Surroundings) -> list[Step]:
         *_programs(surroundings),
         *([_emulator(request, surroundings)] if choice.emulated else []),
         _firmware(request, surroundings),
-        _image(surroundings),
+        _image(request, surroundings),
         _trust(surroundings) if choice.emulated else _collateral(request),
         _machine(request, surroundings),
     ]
@@ -69,7 +72,7 @@ def _archive(request: UpRequest) -> Step:
 def _programs(surroundings: Surroundings) -> list[Step]:
     """The programs that a start runs, and, while there is no image, those that make one."""
     programs = Workshop(surroundings).toolbox.status()
-    if image_build.cached(surroundings.directories.cache / "image"):
+    if _images(surroundings):
         programs = [program for program in programs if program.name in ("qemu-img", "ssh", "ssh-keygen")]
     return [
         Step("program", program.origin == "absent", f"program {program.name}: {_origin(program)}")
@@ -103,8 +106,17 @@ def _firmware(request: UpRequest, surroundings: Surroundings) -> Step:
     return Step("firmware", True, f"firmware: download {PACKAGE} from the archive")
 
 
-def _image(surroundings: Surroundings) -> Step:
-    images = image_build.cached(surroundings.directories.cache / "image")
+def _images(surroundings: Surroundings) -> list[Image]:
+    """Those of the recipe that machines start from, newest last."""
+    images = built.cached(surroundings.directories.cache / "image")
+    return [image for image in images if image.name == ImageRecipe().name]
+
+
+def _image(request: UpRequest, surroundings: Surroundings) -> Step:
+    if request.image:
+        image = find_image(surroundings.directories, request.image).image
+        return Step("image", False, f"guest image: {image.name}, key {image.key}")
+    images = _images(surroundings)
     if images:
         return Step("image", False, f"guest image: {images[-1].key}, kernel {images[-1].kernel_version}")
     return Step("image", True, "guest image: download packages and build it")

@@ -20,7 +20,7 @@ from tdxstack.evidence.binding import NONCE_SIZE
 from tdxstack.evidence.document import Evidence
 from tdxstack.files import write_atomically
 from tdxstack.firmware.find import Firmware
-from tdxstack.image.build import Image
+from tdxstack.image.built import Image
 from tdxstack.machine import control
 from tdxstack.machine.control import StopMode
 from tdxstack.machine.machine import BOOT_SECONDS, DOWN_SECONDS, Machine
@@ -42,6 +42,7 @@ from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, TrustAnchor
 from tdxstack.verification.inputs import ParsedCollateral
 from tdxstack.verification.policy import Policy
 from tdxstack.verification.result import Status
+from tdxstack.workflows.images import find_image
 from tdxstack.workflows.quote_collateral import (
     CollateralFor,
     collateral_of_file,
@@ -68,6 +69,8 @@ class UpRequest:
     emulator_version: str = ""
     emulator_source: Path | None = None
     firmware: Path | None = None
+    image: str = ""
+    """Name or key of a built image; the default recipe's if empty."""
     collateral: Path | None = None
     """File to verify a hardware quote with; the emulated platform has its own."""
     collateral_client: Client | None = None
@@ -302,7 +305,7 @@ def gather(
         firmware = workshop.firmware(request.firmware)
         components["firmware"] = f"{firmware.path.name} sha256 {firmware.sha256}"
     with phases.measure("image"):
-        image = workshop.image()
+        image = _image(request, surroundings, workshop)
         components |= {"image": image.key, "kernel": image.kernel_version}
     with phases.measure("trust"):
         if choice.emulated:
@@ -318,6 +321,12 @@ def gather(
             )
         collateral_for = _given_collateral(request)
         return Parts(qemu, firmware, image, INTEL_SGX_ROOT_CA, collateral_for, None, components)
+
+
+def _image(request: UpRequest, surroundings: Surroundings, workshop: Workshop) -> Image:
+    if request.image:
+        return find_image(surroundings.directories, request.image).image
+    return workshop.image()
 
 
 def _given_collateral(request: UpRequest) -> CollateralFor:

@@ -18,12 +18,16 @@ from tdxstack.firmware.fetch import cached, fetch
 from tdxstack.firmware.find import Firmware, find, open_image
 from tdxstack.firmware.keys import OwnKeys, open_own_keys
 from tdxstack.host_access import Kvm
-from tdxstack.image import build as image_build
-from tdxstack.image.build import Image
+from tdxstack.image.build import Builder
+from tdxstack.image.built import Image
+from tdxstack.image.distribution import DISTRIBUTIONS
+from tdxstack.image.packages import Lock, takes_backports
+from tdxstack.image.recipe import ImageRecipe
+from tdxstack.image.trees import Origin
 from tdxstack.qemu.probe import probe
 from tdxstack.run import Report, run, silent
 from tdxstack.toolbox.apt import AptRoot
-from tdxstack.toolbox.archive import Archive, host_archive
+from tdxstack.toolbox.archive import RELEASES, Archive, archive_of, host_archive, os_release
 from tdxstack.toolbox.programs import Toolbox
 from tdxstack.toolbox.release import Release
 
@@ -79,7 +83,9 @@ class Workshop:
     def apt(self, suites: Callable[[Archive], tuple[str, ...]], *, source_packages: bool = False) -> AptRoot:
         """The private apt root of some suites of the host's archive, with lists of today."""
         archive = host_archive(Path("/"), mirror=self._mirror)
-        wanted = suites(archive)
+        return self._apt_of(archive, suites(archive), source_packages=source_packages)
+
+    def _apt_of(self, archive: Archive, wanted: tuple[str, ...], *, source_packages: bool = False) -> AptRoot:
         name = "-".join(wanted) + ("-src" if source_packages else "")
         root = AptRoot(
             self._cache / "apt" / name,
@@ -141,16 +147,41 @@ class Workshop:
             )
         return program
 
-    def image(self, *, refresh: bool = False) -> Image:
-        """The guest image that machines start from."""
-        return image_build.build(
-            make_private(self._cache / "image"),
-            lambda: self.apt(lambda archive: archive.stable + archive.backports),
-            self.toolbox,
-            uid=self._surroundings.uid,
-            report=self._report,
-            refresh=refresh,
-        )
+    def image(
+        self, recipe: ImageRecipe | None = None, *, refresh: bool = False, lock: Lock | None = None
+    ) -> Image:
+        """The image of `recipe`, or the one that machines start from, built if it is not there."""
+        recipe = recipe or ImageRecipe()
+        return self.builder(recipe).build(recipe, self.origin(recipe), refresh=refresh, lock=lock)
+
+    def builder(self, recipe: ImageRecipe, cache: Path | None = None) -> Builder:
+        """What builds `recipe`, below the image cache of the user or another."""
+        keys = None
+        if recipe.secure_boot is not None:
+            keys = self.own_keys() if recipe.secure_boot == "own" else open_own_keys(Path(recipe.secure_boot))
+        place = make_private(cache or self._cache / "image")
+        return Builder(place, self.toolbox, self._surroundings.uid, self._report, keys)
+
+    def origin(self, recipe: ImageRecipe) -> Origin:
+        """Where the packages of `recipe` are from; the host's archive is asked only when they are fetched.
+
+        Raises `UnavailableError` where the host's distribution is unknown and the recipe names none.
+        """
+        distribution = recipe.distribution or os_release(Path("/")).get("ID", "unknown")
+        if distribution not in DISTRIBUTIONS:
+            raise UnavailableError(
+                f"distribution {distribution!r} makes no guests",
+                hint=f"have the recipe name one of {', '.join(DISTRIBUTIONS)}, and a mirror",
+            )
+        release = recipe.release or RELEASES[distribution]
+
+        def apt() -> AptRoot:
+            mirror = recipe.mirror or self._mirror
+            archive = archive_of(Path("/"), distribution, release, mirror=mirror)
+            backports = archive.backports if takes_backports(recipe, distribution, release) else ()
+            return self._apt_of(archive, archive.stable + backports)
+
+        return Origin(distribution, release, apt)
 
     def overlay(self, image: Image, path: Path) -> None:
         """Make a disk at `path` that reads from `image` and takes all writes itself."""

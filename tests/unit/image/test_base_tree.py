@@ -1,17 +1,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 
 from tdxstack.errors import MalformedError, UnavailableError
-from tdxstack.image import base_tree, recipe
+from tdxstack.image import base_tree, customise
 from tdxstack.run import Argv, Completed, run
-from tdxstack.toolbox.apt import AptRoot, Deb
+from tdxstack.toolbox.apt import Deb
 
 
 def deb(directory: Path, name: str, head: bytes) -> Deb:
@@ -73,25 +71,6 @@ def test_what_is_missing_is_named(
     assert caught.value.exit_code == 3
 
 
-@pytest.mark.parametrize(
-    ("distribution", "kernel"),
-    [("debian", "linux-image-cloud-amd64/new"), ("ubuntu", "linux-image-virtual")],
-)
-def test_where_the_kernel_comes_from(tmp_path: Path, distribution: str, kernel: str) -> None:
-    asked: list[Sequence[str]] = []
-
-    def fetch(packages: Sequence[str], **_: object) -> list[Deb]:
-        asked.append(packages)
-        names = [package.partition("/")[0] for package in packages]
-        return [Deb(name, "1", tmp_path / name, "00") for name in names]
-
-    archive = SimpleNamespace(distribution=distribution, backports=("new",))
-    essential, others = base_tree.fetch(cast(AptRoot, SimpleNamespace(archive=archive, fetch=fetch)))
-    assert kernel in asked[0]
-    assert [deb.name for deb in essential] == list(recipe.ESSENTIAL)
-    assert kernel.partition("/")[0] in [deb.name for deb in others]
-
-
 def test_build_time_is_the_newest_package(tmp_path: Path) -> None:
     debs = [
         deb(tmp_path, name, member(time)) for name, time in (("a", "100"), ("b", "1794781852"), ("c", "5"))
@@ -130,7 +109,10 @@ def test_progress_counts_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert commands == [[*base_tree.namespace(0), "sh", str(base_tree.SCRIPT), str(work), "9"]]
 
 
-def test_the_script_is_good_sh() -> None:
+@pytest.mark.parametrize(
+    "script", [base_tree.SCRIPT, customise.SCRIPT, base_tree.SCRIPT.with_name("namespace.sh")]
+)
+def test_the_scripts_are_good_sh(script: Path) -> None:
     shell = shutil.which("dash") or "sh"
-    done = run([shell, "-n", str(base_tree.SCRIPT)])
+    done = run([shell, "-n", str(script)])
     assert done.stderr == b""

@@ -9,14 +9,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tdxstack.errors import UsageError
-from tdxstack.image.gpt import ALIGNMENT, ESP_TYPE, SECTOR, Partition, PartitionTable, two_partitions
+from tdxstack.image.gpt import (
+    ALIGNMENT,
+    ESP_TYPE,
+    ROOT_X86_64_TYPE,
+    SECTOR,
+    Partition,
+    PartitionTable,
+    Wanted,
+    consecutive,
+)
 
 DISK, ESP, ROOT = (UUID(int=number) for number in (1, 2, 3))
 MIB = 1 << 20
 
 
 def table(size: int = 256 * MIB) -> PartitionTable:
-    return two_partitions(DISK, ESP, ROOT, esp_size=32 * MIB, size=size)
+    wanted = [Wanted("esp", ESP_TYPE, ESP, 32 * MIB), Wanted("root", ROOT_X86_64_TYPE, ROOT, 0)]
+    return consecutive(DISK, wanted, size=size)
+
+
+def test_a_disk_as_large_as_its_partitions() -> None:
+    layout = consecutive(DISK, [Wanted("a", ESP_TYPE, ESP, 1), Wanted("b", ESP_TYPE, ROOT, MIB + 1)])
+    assert [(part.start, part.size) for part in layout.partitions] == [(MIB, MIB), (2 * MIB, 2 * MIB)]
+    assert layout.size == 5 * MIB
 
 
 def header(sector: bytes) -> tuple[int, int, int, int, int, int, int, bytes]:

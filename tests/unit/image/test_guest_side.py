@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import tdxstack
-from tdxstack.image import recipe
+from tdxstack.image.distribution import DISTRIBUTIONS, MASKED_UNITS, Distribution
 from tdxstack.image.guest_side import PACKAGED, ZIPAPP, GuestFile, guest_files, zipapp
 
 PACKAGE = Path(tdxstack.__file__).parent
@@ -34,7 +34,7 @@ def copy(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, GuestFile]:
-    return {file.path: file for file in guest_files(PACKAGE, recipe.DISTRIBUTIONS["debian"])}
+    return {file.path: file for file in guest_files(PACKAGE, DISTRIBUTIONS["debian"])}
 
 
 def test_zipapp_is_the_same_from_a_copy_made_at_another_time(copy: Path) -> None:
@@ -70,8 +70,8 @@ def test_zipapp_members() -> None:
     assert not [name for name in names if "/image/" in name or "/cli/" in name]
 
 
-@pytest.mark.parametrize("distribution", recipe.DISTRIBUTIONS.values(), ids=recipe.DISTRIBUTIONS)
-def test_guest_files_are_sorted_and_unique(distribution: recipe.Distribution) -> None:
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS.values(), ids=DISTRIBUTIONS)
+def test_guest_files_are_sorted_and_unique(distribution: Distribution) -> None:
     paths = [file.path for file in guest_files(PACKAGE, distribution)]
     assert paths == sorted(set(paths))
     assert not [path for path in paths if path.startswith("/") or ".." in path]
@@ -93,7 +93,7 @@ def test_programs_are_executable(found: dict[str, GuestFile]) -> None:
 
 
 def test_ubuntu_masks_more(found: dict[str, GuestFile]) -> None:
-    files = guest_files(PACKAGE, recipe.DISTRIBUTIONS["ubuntu"])
+    files = guest_files(PACKAGE, DISTRIBUTIONS["ubuntu"])
     more = [file for file in files if file.path not in found]
     assert [file for file in files if file.path in found] == list(found.values())
     assert GuestFile("etc/systemd/system/motd-news.timer", link="/dev/null") in more
@@ -101,7 +101,7 @@ def test_ubuntu_masks_more(found: dict[str, GuestFile]) -> None:
 
 
 def test_units(found: dict[str, GuestFile]) -> None:
-    for name in recipe.MASKED_UNITS:
+    for name in MASKED_UNITS:
         assert found[f"etc/systemd/system/{name}"].link == "/dev/null"
     for file in found.values():
         inside = file.link.removeprefix("/")

@@ -7,7 +7,18 @@ import subprocess
 import pytest
 
 from tdxstack.errors import MalformedError
-from tdxstack.image.initramfs import initramfs, module_name, modules_with_dependencies
+from tdxstack.image.initramfs import (
+    BUSYBOX,
+    VERITY_INIT,
+    VERITYSETUP,
+    initramfs,
+    module_name,
+    modules_for,
+    modules_with_dependencies,
+    verified_initramfs,
+)
+from tdxstack.image.recipe import Root
+from tests.unit.image.test_elf import elf
 
 
 def members(archive: bytes) -> dict[str, tuple[int, bytes]]:
@@ -68,7 +79,7 @@ def read(path: str) -> bytes:
 
 
 def test_modules_come_after_what_they_need() -> None:
-    found = modules_with_dependencies(("virtio_net", "failover", "virtio_blk"), DEPENDENCIES, read)
+    found = modules_with_dependencies(("virtio_net", "failover", "virtio_blk"), DEPENDENCIES, "", read)
     assert [name for name, _ in found] == ["failover.ko", "net_failover.ko", "virtio_net.ko", "virtio_blk.ko"]
     assert found[2][1] == b"kernel/drivers/net/virtio_net.ko.xz"
     assert found[3][1] == b"kernel/drivers/block/virtio-blk.ko"
@@ -77,12 +88,56 @@ def test_modules_come_after_what_they_need() -> None:
 @pytest.mark.parametrize("name", ["absent", "odd"])
 def test_modules_that_cannot_be_used_are_refused(name: str) -> None:
     with pytest.raises(MalformedError, match=name):
-        modules_with_dependencies((name,), DEPENDENCIES, read)
+        modules_with_dependencies((name,), DEPENDENCIES, "", read)
+
+
+def test_what_is_built_in_is_left_out() -> None:
+    built_in = "kernel/fs/ext4/ext4.ko\nkernel/drivers/block/virtio-blk.ko\n"
+    found = modules_with_dependencies(("ext4", "virtio_blk", "failover"), DEPENDENCIES, built_in, read)
+    assert [name for name, _ in found] == ["failover.ko"]
+
+
+@pytest.mark.parametrize(
+    ("root", "modules"),
+    [
+        (Root.EXT4, ("virtio_pci", "virtio_blk", "ext4")),
+        (Root.VERITY_EROFS, ("virtio_pci", "virtio_blk", "erofs", "dm_verity", "overlay")),
+        (Root.VERITY_EXT4, ("virtio_pci", "virtio_blk", "ext4", "dm_verity", "overlay")),
+    ],
+)
+def test_modules_for_a_root(root: Root, modules: tuple[str, ...]) -> None:
+    assert modules_for(root) == modules
+
+
+def test_a_verified_root_is_mounted_by_programs_with_their_libraries() -> None:
+    tree = {
+        BUSYBOX: b"busybox",
+        VERITYSETUP: elf("libone.so.1"),
+        "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2": b"loader",
+        "usr/lib/x86_64-linux-gnu/libone.so.1": elf("libtwo.so.2", "ld-linux-x86-64.so.2"),
+        "usr/lib/x86_64-linux-gnu/libtwo.so.2": elf("libone.so.1"),
+    }
+    archive = verified_initramfs(tree.__getitem__, [("erofs.ko", b"module")])
+    found = members(archive)
+    assert found["init"] == (0o100755, VERITY_INIT.read_bytes())
+    assert found["busybox"] == (0o100755, b"busybox")
+    assert found["usr/lib/x86_64-linux-gnu/libtwo.so.2"][1] == elf("libone.so.1")
+    assert found["modules"][1] == b"/erofs.ko\n"
+    directories = [name for name, (mode, _) in found.items() if mode & 0o040000 and not mode & 0o100000]
+    for name in found:
+        parent = name.rpartition("/")[0]
+        assert not parent or parent in directories
+    assert archive == verified_initramfs(tree.__getitem__, [("erofs.ko", b"module")])
+
+
+def test_the_script_is_good_sh() -> None:
+    done = subprocess.run([shutil.which("dash") or "sh", "-n", VERITY_INIT], capture_output=True, check=True)
+    assert done.stderr == b""
 
 
 def test_broken_compression_is_refused() -> None:
     with pytest.raises(MalformedError, match="failover"):
-        modules_with_dependencies(("virtio_net",), DEPENDENCIES, lambda path: b"not xz")
+        modules_with_dependencies(("virtio_net",), DEPENDENCIES, "", lambda path: b"not xz")
 
 
 def test_module_name() -> None:

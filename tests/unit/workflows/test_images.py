@@ -10,7 +10,7 @@ import pytest
 
 from tdxstack.errors import UsageError
 from tdxstack.files import Directories
-from tdxstack.image.build import Image
+from tdxstack.image.built import Image
 from tdxstack.machine.store import MachineState, MachineStore
 from tdxstack.workflows import images
 from tests.unit.prediction.disks import qcow2
@@ -28,8 +28,13 @@ def directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Directories:
         place.mkdir(parents=True)
         (place / "disk.qcow2").write_bytes(qcow2(b"disk"))
         values: dict[str, Any] = {field.name: "" for field in dataclasses.fields(Image)}
-        made.append(Image(**values | {"key": key, "path": place / "disk.qcow2"}))
-    monkeypatch.setattr("tdxstack.image.build.cached", lambda _: [one for one in made if one.path.exists()])
+        made.append(
+            Image(
+                **values
+                | {"key": key, "name": "db" if key == "bb33" else "web", "path": place / "disk.qcow2"}
+            )
+        )
+    monkeypatch.setattr("tdxstack.image.built.cached", lambda _: [one for one in made if one.path.exists()])
     store = MachineStore(found)
     machine = store.prepare("td")
     overlay = qcow2(bytes(4), backing=made[0].path)
@@ -60,7 +65,11 @@ def test_keys_may_be_shortened_while_they_name_one(directories: Directories) -> 
     for key, problem in (("aa", "2 images"), ("cc", "no image"), ("", "no image")):
         with pytest.raises(UsageError, match=problem) as caught:
             images.find_image(directories, key)
-        assert "aa11, aa22, bb33" in caught.value.hint
+        assert "web (aa11), web (aa22), db (bb33)" in caught.value.hint
+
+
+def test_a_name_stands_for_its_newest_image(directories: Directories) -> None:
+    assert images.find_image(directories, "web").image.key == "aa22"
 
 
 def test_a_name_is_a_file_or_a_key(directories: Directories, tmp_path: Path) -> None:
