@@ -49,7 +49,7 @@ def predict(launch: Launch, firmware: bytes, machine: Hardware, disk: Path | Non
         inputs = replace(inputs, boot_variables=None, boot_variables_reason=SAVED_ELSEWHERE)
     before, ready = start_events(inputs), ready_to_boot_events(inputs)
     if launch.kernel is None:
-        events = [*before, *ready, *disk_events(disk, contents, machine.files[SMBIOS_TABLES])]
+        events = [*before, *ready, *disk_events(disk, contents, machine)]
     else:
         program, after = _direct_kernel(launch, launch.kernel, contents, machine, volumes)
         events = [*before, *program, *ready, *after]

@@ -23,11 +23,13 @@ from tdxstack.measurement.shim import Shim, shim_events
 from tdxstack.measurement.unified_kernel import NEW_STUB, UnifiedKernel, smbios_events, systemd_boot_version
 from tdxstack.prediction import systemd_boot
 from tdxstack.prediction.boot_entries import without_tries
-from tdxstack.prediction.ext4 import Ext4
 from tdxstack.prediction.fat import Fat
-from tdxstack.prediction.grub_config import GrubBoot, follow
+from tdxstack.prediction.filesystems import open_fat
+from tdxstack.prediction.grub.follow import GrubBoot, follow
+from tdxstack.prediction.grub.volumes import FIRST_DISK, find_volumes
+from tdxstack.prediction.hardware import SMBIOS_TABLES, Hardware
 from tdxstack.prediction.keys import Keys, mok_list
-from tdxstack.prediction.partitions import EXTENDED, Partition, read_partitions
+from tdxstack.prediction.partitions import EXTENDED, read_partitions
 from tdxstack.prediction.qcow2 import Disk, open_disk
 from tdxstack.prediction.systemd_boot import choose
 
@@ -44,10 +46,9 @@ USE_KNOWN = "use shim and GRUB, systemd-boot, or a unified kernel image"
 SOURCE, LOADER_DOES = "disk image", "what the boot loader does"
 
 
-def disk_events(disk: Path | None, contents: Contents, smbios_tables: bytes) -> list[ExpectedEvent]:
+def disk_events(disk: Path | None, contents: Contents, machine: Hardware) -> list[ExpectedEvent]:
     """The events from the first program of a disk to the kernel's first instruction.
 
-    `smbios_tables` are QEMU's structures.
     What cannot be known is one event for each register that it concerns, with the reason.
     Raises `UnavailableError` where the disk image is missing.
     """
@@ -56,7 +57,7 @@ def disk_events(disk: Path | None, contents: Contents, smbios_tables: bytes) -> 
         return unknown_rest(LOADER_DOES, SOURCE, "the machine has no disk and no kernel of its own")
     try:
         with open_disk(disk) as opened:
-            found.extend(_DiskBoot(opened, contents, smbios_tables).events())
+            found.extend(_DiskBoot(opened, contents, machine).events())
     except MalformedError as error:
         found += unknown_rest(LOADER_DOES, SOURCE, error.message)
     return found
@@ -81,26 +82,20 @@ class Volumes:
                 starts = [partition.start for partition in read_partitions(disk).partitions]
             except MalformedError:
                 starts = [0]
-            systems = [system for start in starts if (system := _fat(disk, start)) is not None]
+            systems = [system for start in starts if (system := open_fat(disk, start)) is not None]
             return cls(bool(systems), any(system.read(SAVED_VARIABLES) is not None for system in systems))
-
-
-def _fat(disk: Disk, start: int) -> Fat | None:
-    try:
-        return Fat(disk, start)
-    except MalformedError:
-        return None
 
 
 class _DiskBoot:
     """One disk, followed from its EFI system partition."""
 
-    def __init__(self, disk: Disk, contents: Contents, smbios_tables: bytes) -> None:
+    def __init__(self, disk: Disk, contents: Contents, machine: Hardware) -> None:
         self._table = read_partitions(disk)
         self._esp = Fat(disk, self._table.esp.start)
         self._disk = disk
         self._contents = contents
-        self._smbios_tables = smbios_tables
+        self._smbios_tables = machine.files[SMBIOS_TABLES]
+        self._alone = len(machine.disks) <= 1
         self._keys = Keys(contents)
         self._retried = contents.profile.shown.fat_flush
 
@@ -156,8 +151,9 @@ class _DiskBoot:
         yield from unified.events(options, path, secure_boot=self._keys.enforced, smbios_tables=b"")
 
     def _systemd_boot(self, version: int, itself: str, shim: Shim | None) -> Iterator[ExpectedEvent]:
-        extended = next((part for part in self._table.partitions if part.type == EXTENDED), None)
-        choice = choose(version, itself, self._esp, self._fat(extended), self._contents)
+        partition = next((part for part in self._table.partitions if part.type == EXTENDED), None)
+        extended = open_fat(self._disk, partition.start) if partition else None
+        choice = choose(version, itself, self._esp, extended, self._contents)
         if version == systemd_boot.NEW:
             yield from smbios_events(self._smbios_tables)
             if choice.configuration is not None:
@@ -210,20 +206,7 @@ class _DiskBoot:
                 f"the EFI system partition has {len(paths)} configurations of GRUB where it looks for one",
                 hint="see which directory the signed GRUB was built for",
             )
-        by_uuid = {
-            str(system.uuid): system
-            for part in self._table.partitions
-            if (system := self._ext4(part)) is not None
-        }
-        return follow(self._esp, paths[0], by_uuid)
-
-    def _fat(self, partition: Partition | None) -> Fat | None:
-        return _fat(self._disk, partition.start) if partition else None
-
-    def _ext4(self, partition: Partition) -> Ext4 | None:
-        if partition == self._table.esp:
-            return None
-        try:
-            return Ext4(self._disk, partition.start)
-        except MalformedError:
-            return None  # of another kind; the search for it by name will say so
+        # With more disks, it is not known which of them GRUB finds first.
+        volumes = find_volumes(self._disk, self._table.partitions, FIRST_DISK if self._alone else "disk")
+        start = volumes[self._table.esp.number]
+        return follow(start, f"/{paths[0].lstrip('/')}", [*volumes.values()], secure_boot=self._keys.enforced)

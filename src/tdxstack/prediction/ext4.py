@@ -59,6 +59,7 @@ class Ext4:
         wide = features & FEATURE_64BIT
         self._descriptor_size = max(32, _integer(block[254:256])) if wide else 32
         self.uuid = UUID(bytes=block[104:120])
+        self.label = block[120:136].partition(b"\0")[0].decode("utf-8", "replace")
 
     def read(self, path: str) -> bytes | None:
         """The content of a file; None where there is none."""
@@ -73,6 +74,11 @@ class Ext4:
         if inode is None or not stat.S_ISDIR(inode.mode):
             return ()
         return tuple(sorted(name for name, _ in self._entries(inode) if name not in (".", "..")))
+
+    def is_directory(self, path: str) -> bool:
+        """Whether there is such a directory."""
+        inode = self._resolve(path, MAX_LINKS)
+        return inode is not None and stat.S_ISDIR(inode.mode)
 
     def _resolve(self, path: str, links: int) -> _Inode | None:
         """The inode of an absolute path, symbolic links followed."""

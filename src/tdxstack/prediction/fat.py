@@ -56,6 +56,17 @@ class Fat:
         self._bits = 12 if clusters < FAT12_CLUSTERS else 16 if clusters < FAT16_CLUSTERS else 32
         self._root_cluster = _integer(boot[44:48]) if self._bits == 32 else 0
         self._fat = self._read(self._fat_start, fat_sectors * sector)
+        serial = boot[67:71] if self._bits == 32 else boot[39:43]
+        self.uuid = f"{_integer(serial[2:]):04X}-{_integer(serial[:2]):04X}"
+        """The volume's serial number, as programs show it."""
+
+    @property
+    def label(self) -> str:
+        """The volume's name; empty without one."""
+        for raw in self._records(self._root_cluster):
+            if raw[11] & ATTRIBUTE_VOLUME and raw[11] != ATTRIBUTE_LONG_NAME and raw[0] != DELETED:
+                return raw[:11].decode("latin-1").rstrip(" ")
+        return ""
 
     def read(self, path: str) -> bytes | None:
         """The content of a file, its path with "/" between names; None where there is none."""
@@ -68,6 +79,11 @@ class Fat:
         if len(data) < entry.size:
             raise _bad(f"{path} has {len(data)} bytes of {entry.size}")
         return data[: entry.size]
+
+    def is_directory(self, path: str) -> bool:
+        """Whether there is such a directory."""
+        found = self._find(path) if path.strip("/") else _Entry("", True, 0, 0)
+        return found is not None and found.directory
 
     def names(self, path: str) -> tuple[str, ...]:
         """The names of the files in a directory; none where there is no such directory."""
@@ -104,16 +120,19 @@ class Fat:
             found = entry
         return found
 
-    def _entries(self, cluster: int) -> Iterator[_Entry]:
+    def _records(self, cluster: int) -> Iterator[bytes]:
         if cluster:
             data = self._chain(cluster, MAX_DIRECTORY)
         else:
             data = self._read(self._root_start, self._root_size)
-        long_name = ""
         for at in range(0, len(data) - ENTRY_SIZE + 1, ENTRY_SIZE):
-            raw = data[at : at + ENTRY_SIZE]
-            if raw[0] == END:
+            if data[at] == END:
                 return
+            yield data[at : at + ENTRY_SIZE]
+
+    def _entries(self, cluster: int) -> Iterator[_Entry]:
+        long_name = ""
+        for raw in self._records(cluster):
             if raw[0] == DELETED:
                 long_name = ""
             elif raw[11] == ATTRIBUTE_LONG_NAME:

@@ -24,10 +24,6 @@ MEASURED_ITEMS = (
 )
 """In the order of edk2's OvmfPkg/Library/QemuFwCfgLib/QemuFwCfgCacheInit.c."""
 
-VIRTIO = 0x1AF4
-VIRTIO_BLOCK = (0x1001, 0x1042)
-"""Device ids of a virtio disk, transitional and modern."""
-
 _DISK_PATH = re.compile(r"/pci@i0cf8/[^/@]+@([0-9a-f]+)(?:,([0-9a-f]+))?/disk@0,0")
 
 UNKNOWN_CPU = (
@@ -85,11 +81,7 @@ def _boot_variables(
     if launch.kernel is not None:
         return boot_variables(contents.menu, contents.setup, [], []), ""
     # In a TD, edk2 connects every disk, bootable or not.
-    disks = [
-        (one.device, one.function)
-        for one in machine.functions
-        if one.vendor_id == VIRTIO and one.device_id in VIRTIO_BLOCK
-    ]
+    disks = [(one.device, one.function) for one in machine.disks]
     bootable = []
     for path in machine.files.get(BOOT_ORDER, b"").rstrip(b"\0").decode("latin-1").split("\n"):
         place = _DISK_PATH.fullmatch(path)

@@ -61,6 +61,10 @@ Only the lowest counts: QEMU derives the window from it and from the highest one
 BAR_64_PREFETCHABLE, BAR_KIND_MASK = 0x0C, 0x0F
 ENABLE_IO_MEMORY_MASTER = 7
 
+VIRTIO = 0x1AF4
+VIRTIO_BLOCK = (0x1001, 0x1042)
+"""Device ids of a virtio disk, transitional and modern."""
+
 
 @dataclass(frozen=True, slots=True)
 class PciFunction:
@@ -88,6 +92,13 @@ class Hardware:
     named_kernel: bool
     functions: tuple[PciFunction, ...]
     td_cpu: bool
+
+    @property
+    def disks(self) -> tuple[PciFunction, ...]:
+        """The virtio disks."""
+        return tuple(
+            one for one in self.functions if one.vendor_id == VIRTIO and one.device_id in VIRTIO_BLOCK
+        )
 
 
 def hardware(launch: Launch, cache: Path, *, confidential: bool) -> Hardware:

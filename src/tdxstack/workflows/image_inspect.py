@@ -18,7 +18,8 @@ from tdxstack.prediction.disk_boot import LOADER, SECOND_STAGE
 from tdxstack.prediction.ext4 import Ext4
 from tdxstack.prediction.fat import MAX_LISTED
 from tdxstack.prediction.filesystems import EXT4, LUKS, content_name, open_fat
-from tdxstack.prediction.grub_config import GrubBoot, follow
+from tdxstack.prediction.grub.follow import GrubBoot, follow
+from tdxstack.prediction.grub.volumes import find_volumes
 from tdxstack.prediction.keys import databases
 from tdxstack.prediction.partitions import ESP, Partition, read_partitions
 from tdxstack.prediction.programs import (
@@ -254,7 +255,11 @@ class _Inspector:
             paths = [path for path in self._esp.files() if path.lower().endswith("/grub.cfg")]
             if len(paths) != 1:
                 raise MalformedError(f"there are {len(paths)} configurations of GRUB beside it")
-            return follow(self._esp, paths[0], {str(one.uuid): one for one in self._systems.values()})
+            partitions = [one for one, _ in self._partitions]
+            volumes = find_volumes(self._disk, partitions)
+            start = next(volumes[one.number] for one in partitions if one.type == ESP)
+            path = f"/{paths[0].lstrip('/')}"
+            return follow(start, path, [*volumes.values()], secure_boot=True)
         return None
 
     def _ext4(self, partition: Partition) -> Ext4 | None:

@@ -118,7 +118,7 @@ def test_damage_is_a_problem_and_the_rest_is_shown(tmp_path: Path) -> None:
         (encrypted(whole), "partition 2 is encrypted (LUKS)"),
         (without_fat(whole), "no EFI system partition that can be read"),
         (disks.disk({**ESP, "boot.efi": b"", "grub": {"grub.cfg": b""}}, root()), "2 configurations"),
-        (disks.disk({"EFI": {"BOOT": BOOT, "x": {"grub.cfg": b"if true; then"}}}, root()), "not followed"),
+        (disks.disk({"EFI": {"BOOT": BOOT, "x": {"grub.cfg": b"if true; then"}}}, root()), "ends too early"),
     ):
         found = inspected(tmp_path, data)
         assert any(problem in one for one in found["problems"]), found["problems"]

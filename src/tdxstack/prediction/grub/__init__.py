@@ -1,0 +1,1 @@
+"""GRUB's configuration, followed up to the kernel that GRUB starts by itself."""
