@@ -21,8 +21,9 @@ import pytest
 
 from tdxstack.cli.edge import surroundings
 from tdxstack.errors import CommandError, UnavailableError
-from tdxstack.machine.libvirt import DomainEvent, Libvirt, Mode, connect
+from tdxstack.machine.libvirt import Libvirt, Mode, connect
 from tdxstack.machine.libvirt_binding import Binding
+from tdxstack.machine.libvirt_events import DomainEvent
 from tdxstack.machine.libvirt_xml import DomainPlacement, build_domain_xml, fix_ports
 from tdxstack.machine.placement import Placement
 from tdxstack.machine.qemu_command import build_qemu_command
@@ -120,14 +121,14 @@ def test_a_guest_boots_and_stops_by_acpi(libvirt: Libvirt, workshop: Workshop, p
     workshop.overlay(workshop.image(), overlay)
     machine = fix_ports(MachineSpec(name="efi", kind=Kind.EFI, memory=1024), _free_port)
     libvirt.create(machine, tcg(overlay))
-    with libvirt.events("efi") as event:
+    with libvirt.events("efi") as events:
         libvirt.start("efi")
-        assert event(SECONDS) == DomainEvent("efi", "resumed", "unpaused")
-        assert event(SECONDS) == DomainEvent("efi", "started", "booted")
+        assert events.next(timeout=SECONDS) == DomainEvent("efi", "resumed", "unpaused")
+        assert events.next(timeout=SECONDS) == DomainEvent("efi", "started", "booted")
         asyncio.run(until_greeted(libvirt.ports("efi")[22], SECONDS))
         libvirt.shutdown("efi", Mode.ACPI, timeout=SECONDS)
-        assert event(SECONDS) == DomainEvent("efi", "shutdown", "guest")
-        assert event(SECONDS) == DomainEvent("efi", "stopped", "shutdown")
+        assert events.next(timeout=SECONDS) == DomainEvent("efi", "shutdown", "guest")
+        assert events.next(timeout=SECONDS) == DomainEvent("efi", "stopped", "shutdown")
     libvirt.undefine("efi")
     assert libvirt.names() == []
     assert overlay.exists()
@@ -138,7 +139,7 @@ def test_a_guest_without_a_system_is_controlled(daemon: Libvirtd, library: Bindi
     machine = MachineSpec(name="legacy", kind=Kind.LEGACY, diskless=True, nics=(), guest_agent=True)
     xml = build_domain_xml(machine, tcg())
     libvirt.define(xml.replace("</type>", "</type><bios useserial='yes'/>"))
-    with connect(daemon.uri, library=library) as other, other.events("legacy") as event:
+    with connect(daemon.uri, library=library) as other, other.events("legacy") as events:
         other.start("legacy", autodestroy=True)
         shown = bytearray()
         libvirt.console("legacy", lambda: _until(shown, b"SeaBIOS"), shown.extend)
@@ -153,7 +154,7 @@ def test_a_guest_without_a_system_is_controlled(daemon: Libvirtd, library: Bindi
             libvirt.shutdown("legacy", Mode.AGENT, timeout=0)
         seen: list[str] = []
         while not seen or seen[-1] != "rebooted":
-            told = event(SECONDS)
+            told = events.next(timeout=SECONDS)
             assert told, seen
             seen.append(told.event)
     deadline = time.monotonic() + SECONDS

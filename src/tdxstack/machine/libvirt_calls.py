@@ -6,10 +6,12 @@ over, after which the connection must not be used any more.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
-import queue
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar, cast
 from xml.etree import ElementTree
 
@@ -18,6 +20,13 @@ from tdxstack.machine import libvirt_binding as binding
 from tdxstack.machine.libvirt_binding import Binding, Failure
 
 Result = TypeVar("Result")
+
+_HINTS: dict[int, str] = {
+    Failure.CONFIG_UNSUPPORTED: "a TD needs libvirt 11.6 and QEMU 10.1 on a host with TDX: tdx doctor",
+    Failure.NO_STORAGE_VOLUME: (
+        "images lie in a storage pool of libvirt's host, mostly /var/lib/libvirt/images"
+    ),
+}
 
 
 @functools.cache
@@ -33,42 +42,49 @@ def serve_events(api: Binding) -> None:
     threading.Thread(target=serve, name="libvirt-events", daemon=True).start()
 
 
-def bounded(api: Binding, what: str, call: Callable[[], Result], seconds: float) -> Result:
-    """The result of `call`, or libvirt's error as one of ours; `CommandError` after `seconds`."""
-    answer: queue.SimpleQueue[tuple[Result | None, Exception | None]] = queue.SimpleQueue()
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """How a libvirt is called: through what, where it is, and how many seconds it may take."""
 
-    def work() -> None:
+    library: Binding
+    uri: str
+    seconds: float
+
+    async def call(self, what: str, call: Callable[[], Result]) -> Result:
+        """The result of `call`, or libvirt's error as one of ours; `CommandError` when the time is over."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Result] = loop.create_future()
+
+        def settle(settle_it: Callable[[], None]) -> None:
+            # Whoever waited may have gone, alone or with its loop.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(lambda: None if answer.done() else settle_it())
+
+        def work() -> None:
+            try:
+                result = call()
+            except self.library.libvirtError as error:
+                explained = self._explain(what, error)
+                settle(lambda: answer.set_exception(explained))
+            except Exception as error:  # noqa: BLE001 - handed to the caller
+                # Frames that an error remembers hold libvirt's objects, and those hold the connection open.
+                bare = error.with_traceback(None)
+                settle(lambda: answer.set_exception(bare))
+            else:
+                settle(lambda: answer.set_result(result))
+
+        threading.Thread(target=work, daemon=True).start()
         try:
-            answer.put((call(), None))
-        except Exception as error:  # noqa: BLE001 - handed to the caller
-            answer.put((None, error))
+            return await asyncio.wait_for(answer, self.seconds)
+        except TimeoutError:
+            raise CommandError(
+                f"asked libvirt at {self.uri} to {what}: no answer within {self.seconds:g} s",
+                hint="see that its daemon runs and that its host can be reached",
+            ) from None
 
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        result, error = answer.get(timeout=seconds)
-    except queue.Empty:
-        raise CommandError(
-            f"asked libvirt at {what}: no answer within {seconds:g} s",
-            hint="see that its daemon runs and that its host can be reached",
-        ) from None
-    if error is None:
-        return cast(Result, result)
-    try:
-        # Frames that an error remembers hold libvirt's objects, and those hold the connection open.
-        raise (
-            _explain(what, error) if isinstance(error, api.libvirtError) else error.with_traceback(None)
-        ) from None
-    finally:
-        del error
-
-
-def _explain(what: str, error: Exception) -> TdxError:
-    hint = ""
-    if code(error) == Failure.CONFIG_UNSUPPORTED:
-        hint = "a TD needs libvirt 11.6 and QEMU 10.1 on a host with TDX: tdx doctor"
-    if code(error) == Failure.NO_STORAGE_VOLUME:
-        hint = "images lie in a storage pool of libvirt's host, mostly /var/lib/libvirt/images"
-    return CommandError(f"asked libvirt at {what}: {words(error)}", hint=hint)
+    def _explain(self, what: str, error: Exception) -> TdxError:
+        hint = _HINTS.get(code(error) or 0, "")
+        return CommandError(f"asked libvirt at {self.uri} to {what}: {words(error)}", hint=hint)
 
 
 def words(error: Exception) -> str:

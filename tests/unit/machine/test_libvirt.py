@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 import time
@@ -13,8 +14,9 @@ import pytest
 
 from tdxstack.errors import CommandError, UnavailableError, UsageError
 from tdxstack.machine import libvirt_binding
-from tdxstack.machine.libvirt import DomainEvent, Libvirt, Mode, connect
+from tdxstack.machine.libvirt import Libvirt, Mode, connect
 from tdxstack.machine.libvirt_binding import START_AUTODESTROY, START_PAUSED, Failure
+from tdxstack.machine.libvirt_events import DomainEvent
 from tdxstack.machine.libvirt_support import tdx_support
 from tdxstack.machine.libvirt_xml import METADATA, DomainPlacement
 from tdxstack.machine.spec import MachineSpec
@@ -189,13 +191,38 @@ def test_a_call_that_hangs_is_given_up(world: FakeLibvirt) -> None:
 
 def test_events_are_told_in_order_and_of_one_machine(td: FakeDomain, libvirt: Libvirt) -> None:
     libvirt.define(domain_xml("other"))
-    with libvirt.events("td") as event:
+    with libvirt.events("td") as events:
         libvirt.start("other")
         libvirt.reboot("td", Mode.FORCE)
         libvirt.shutdown("td", Mode.FORCE)
-        assert event(1) == DomainEvent("td", "rebooted")
-        assert event(1) == DomainEvent("td", "stopped", "destroyed")
-        assert event(0) is None
+        assert events.next(timeout=1) == DomainEvent("td", "rebooted")
+        assert events.next(timeout=1) == DomainEvent("td", "stopped", "destroyed")
+        assert events.next(timeout=0) is None
+
+
+def test_everything_can_be_awaited(world: FakeLibvirt) -> None:
+    async def live() -> list[str]:
+        async with connect(URI, library=world) as libvirt, libvirt.events() as events:
+            await libvirt.define.aio(domain_xml("td"))
+            waiting = asyncio.create_task(events.next.aio())
+            await asyncio.sleep(0)
+            await libvirt.start.aio("td")
+            assert await waiting == DomainEvent("td", "started", "booted")
+            await libvirt.shutdown.aio("td")
+            return [await libvirt.state.aio("td"), *await libvirt.names.aio()]
+
+    assert asyncio.run(live()) == ["ended", "td"]
+    assert world.closed
+    assert world.watched == 0
+
+
+def test_a_call_that_is_not_awaited_does_not_halt_an_event_loop(world: FakeLibvirt) -> None:
+    async def call() -> None:
+        async with connect(URI, library=world) as libvirt:
+            libvirt.names()
+
+    with pytest.raises(UsageError, match="names would halt the event loop"):
+        asyncio.run(call())
 
 
 def test_events_are_watched_for_a_block_only(world: FakeLibvirt, libvirt: Libvirt) -> None:
@@ -207,11 +234,11 @@ def test_events_are_watched_for_a_block_only(world: FakeLibvirt, libvirt: Libvir
 def test_events_that_a_newer_libvirt_tells_have_numbers(
     world: FakeLibvirt, td: FakeDomain, libvirt: Libvirt
 ) -> None:
-    with libvirt.events() as event:
+    with libvirt.events() as events:
         world.tells(td, 99, 3)
         world.tells(td, 5, 77)
-        assert event(1) == DomainEvent("td", "event-99", "3")
-        assert event(1) == DomainEvent("td", "stopped", "77")
+        assert events.next(timeout=1) == DomainEvent("td", "event-99", "3")
+        assert events.next(timeout=1) == DomainEvent("td", "stopped", "77")
 
 
 def test_addresses_are_those_that_lead_there(world: FakeLibvirt, td: FakeDomain, libvirt: Libvirt) -> None:
