@@ -12,7 +12,8 @@ from tdxstack.errors import MalformedError, UnavailableError, UsageError
 from tdxstack.machine.placement import EmulatedSilicon, Placement
 from tdxstack.machine.qemu_command import build_qemu_command
 from tdxstack.machine.spec import MachineSpec
-from tdxstack.machine.spec_parts import DirectKernel, Emulation, Kind, PageTracking, Td
+from tdxstack.machine.spec_file import parse_spec
+from tdxstack.machine.spec_parts import DirectKernel, Emulation, Kind, PageTracking, Td, UnifiedKernel
 from tdxstack.machine.spec_values import UnixAddress
 from tdxstack.machine.store import MachineFiles
 from tdxstack.platform import Platform
@@ -29,10 +30,13 @@ EMULATED = Placement(
 )
 HARDWARE = replace(EMULATED, platform=Platform.HARDWARE, qemu=("qemu-system-x86_64",), silicon=None)
 ORDINARY = replace(EMULATED, silicon=None)
+ON_KVM = replace(ORDINARY, platform=Platform.HARDWARE, qemu=("qemu-system-x86_64",))
+BIOS = replace(ORDINARY, firmware=None)
 TD = MachineSpec(name="td")
 DIRECT = DirectKernel(
     kernel=Path("/boot/vmlinuz"), initrd=Path("/boot/initrd.img"), command_line="console=ttyS0 quiet"
 )
+UKI = UnifiedKernel(image=Path("/boot/linux.efi"))
 MACHINES = {
     "emulated-td": (TD, EMULATED),
     "emulated-td-strict-debug": (
@@ -44,6 +48,23 @@ MACHINES = {
     "emulated-td-direct-kernel": (TD.changed(direct_kernel=DIRECT), EMULATED),
     "hardware-td": (TD.changed(vcpus=4, memory=8192), HARDWARE),
     "ordinary-on-tcg": (TD.changed(kind=Kind.EFI), ORDINARY),
+    "emulated-td-uki": (TD.changed(uki=UKI), EMULATED),
+    "hardware-td-direct-kernel": (TD.changed(direct_kernel=DIRECT), HARDWARE),
+    "hardware-td-uki": (TD.changed(uki=UKI), replace(HARDWARE, td_can_reset=True)),
+    "hardware-td-everything": (
+        parse_spec((GOLDEN / "td-everything.yaml").read_bytes(), Path("/specs")),
+        replace(HARDWARE, vsock_cid=7, macs={1: "52:54:00:aa:bb:cc"}),
+    ),
+    "efi-on-kvm": (TD.changed(kind=Kind.EFI), ON_KVM),
+    "efi-direct-kernel-on-tcg": (TD.changed(kind=Kind.EFI, direct_kernel=DIRECT), ORDINARY),
+    "efi-uki-on-tcg": (TD.changed(kind=Kind.EFI, uki=UKI), ORDINARY),
+    "efi-everything-on-kvm": (
+        parse_spec((GOLDEN / "efi-everything.yaml").read_bytes(), Path("/specs")),
+        replace(ON_KVM, firmware=Path("/fw/OVMF_CODE_4M.fd"), variables=FILES.variables),
+    ),
+    "legacy-on-tcg": (TD.changed(kind=Kind.LEGACY), BIOS),
+    "legacy-on-kvm": (TD.changed(kind=Kind.LEGACY, tpm=True), replace(ON_KVM, firmware=None)),
+    "legacy-direct-kernel-on-tcg": (TD.changed(kind=Kind.LEGACY, direct_kernel=DIRECT), BIOS),
 }
 
 

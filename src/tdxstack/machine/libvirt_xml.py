@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -11,7 +11,8 @@ from xml.etree.ElementTree import Element, SubElement
 
 from tdxstack.abi.tdreport import TD_ATTRIBUTE_DEBUG, TD_ATTRIBUTE_SEPT_VE_DISABLE
 from tdxstack.errors import UsageError
-from tdxstack.machine.qemu_command import AUTHORIZED_KEY_ITEM
+from tdxstack.machine.qemu_devices import AUTHORIZED_KEY_ITEM
+from tdxstack.machine.refusals import SMBIOS_FIELDS
 from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.spec_parts import ZERO_DIGEST, Console, Disk, DiskFormat, Forward, Kind, Nic, Td
 from tdxstack.machine.spec_values import NoService, UnixAddress, VsockAddress
@@ -27,13 +28,8 @@ PMU = "pmu"
 
 _CPU_MODES = {"host": "host-passthrough", "max": "maximum"}
 """QEMU's names of CPUs that are no models: libvirt's modes."""
-_SMBIOS_FIELDS: Mapping[str, tuple[str, Sequence[str]]] = {
-    "bios": ("bios", ("vendor", "version", "date", "release")),
-    "system": ("system", ("manufacturer", "product", "version", "serial", "uuid", "sku", "family")),
-    "board": ("baseBoard", ("manufacturer", "product", "version", "serial", "asset", "location")),
-    "chassis": ("chassis", ("manufacturer", "version", "serial", "asset", "sku")),
-}
-"""QEMU's name of an SMBIOS structure: libvirt's, and the fields that it has."""
+_SMBIOS_TAGS = {"bios": "bios", "system": "system", "board": "baseBoard", "chassis": "chassis"}
+"""The specification's name of an SMBIOS structure, and libvirt's; the fields are those that QEMU has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +109,6 @@ def refusals(spec: MachineSpec, placement: DomainPlacement) -> Iterator[str]:
     for number, section in enumerate(spec.sgx):
         if not section.prealloc:
             yield f"sgx.{number}.prealloc: libvirt always allocates EPC sections beforehand"
-    for name, (_, known) in _SMBIOS_FIELDS.items():
-        for field in getattr(spec.smbios, name):
-            if field not in known:
-                yield f"smbios.{name}.{field}: libvirt has {', '.join(known)}"
     for number, nic in enumerate(spec.nics):
         if any(forward.host == 0 for forward in nic.forwards):
             yield f"nics.{number}.forwards: libvirt forwards ports by their numbers"
@@ -174,11 +166,11 @@ def _sysinfo(domain: Element, spec: MachineSpec, placement: DomainPlacement) -> 
     if not _has_smbios(spec):
         return
     smbios = SubElement(domain, "sysinfo", {"type": "smbios"})
-    for name, (tag, known) in _SMBIOS_FIELDS.items():
+    for name, tag in _SMBIOS_TAGS.items():
         said: dict[str, str] = getattr(spec.smbios, name)
         if said:
             structure = SubElement(smbios, tag)
-            for field in known:
+            for field in SMBIOS_FIELDS[name]:
                 if field in said:
                     _text(structure, "entry", said[field], name=field)
     if spec.smbios.oem_strings:

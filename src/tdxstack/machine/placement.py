@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tdxstack.machine.spec_values import QuoteAddress
@@ -31,10 +32,19 @@ class Placement:
     """Hardware runs on KVM, emulated on TCG; machines that are no TDs too."""
     qemu: tuple[str, ...]
     """Program and leading arguments (`-L` for its data)."""
-    firmware: Path
+    firmware: Path | None
+    """None for the BIOS that QEMU brings."""
     authorized_key: str
     """SSH public key that may enter, one line."""
     silicon: EmulatedSilicon | None = None
     """Of an emulated TD."""
     quote_service: QuoteAddress | None = None
     """The platform's own, for a TD whose specification names none."""
+    variables: Path | None = None
+    """The machine's own copy of the variables of a firmware in flash."""
+    vsock_cid: int | None = None
+    """Allocated, for a vsock device without one of its own."""
+    macs: Mapping[int, str] = field(default_factory=dict)
+    """Allocated, by the number of the card in `MachineSpec.nics`. A card without has what QEMU gives it."""
+    td_can_reset: bool = False
+    """Whether this QEMU can reset a TD on hardware; else a TD that is reset ends."""

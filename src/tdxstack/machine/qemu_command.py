@@ -1,30 +1,26 @@
-"""From a machine's specification to QEMU's argument vector."""
+"""From a machine's specification, and what was found and made for it, to QEMU's argument vector."""
 
 from __future__ import annotations
 
-import base64
-import json
+from collections.abc import Iterator
 from pathlib import Path
 
-from tdxstack.abi.tdreport import (
-    TD_ATTRIBUTE_DEBUG,
-    TD_ATTRIBUTE_PERFMON,
-    TD_ATTRIBUTE_PKS,
-    TD_ATTRIBUTE_SEPT_VE_DISABLE,
-)
 from tdxstack.errors import UnavailableError, UsageError
+from tdxstack.machine import qemu_devices
 from tdxstack.machine.placement import Placement
+from tdxstack.machine.qemu_td import quote_service, td_objects
+from tdxstack.machine.qemu_text import escape, json_option
+from tdxstack.machine.refusals import HUGE_PAGES
 from tdxstack.machine.spec import MachineSpec
-from tdxstack.machine.spec_parts import Kind, Td
-from tdxstack.machine.spec_values import NoService, QuoteAddress, UnixAddress, VsockAddress
+from tdxstack.machine.spec_parts import Cpu, Kind
+from tdxstack.machine.spec_values import UnixAddress
 from tdxstack.machine.store import MachineFiles
 from tdxstack.platform import Platform
 
 MAX_SOCKET_PATH = 107
 """Bytes that a path in struct sockaddr_un may have (unix(7))."""
 
-AUTHORIZED_KEY_ITEM = "opt/org.tdxstack/authorized_key"
-"""fw_cfg item through which the SSH key comes in; TDVF measures no such item into any RTMR."""
+MIB = 1 << 20
 
 
 def build_qemu_command(spec: MachineSpec, placement: Placement, files: MachineFiles) -> list[str]:
@@ -37,13 +33,8 @@ def build_qemu_command(spec: MachineSpec, placement: Placement, files: MachineFi
     emulated = spec.kind is Kind.TD and placement.platform is Platform.EMULATED
     if emulated != (placement.silicon is not None):
         raise UsageError("an emulated TD needs silicon to stand in for, and no other machine has any")
-    quoting = _quote_service(spec, placement)
-    for socket in (
-        files.monitor,
-        files.console_socket,
-        quoting.path if isinstance(quoting, UnixAddress) else None,
-    ):
-        if socket is not None and len(bytes(socket)) > MAX_SOCKET_PATH:
+    for socket in _sockets(spec, placement, files):
+        if len(bytes(socket)) > MAX_SOCKET_PATH:
             raise UnavailableError(
                 f"the socket path {socket} is longer than {MAX_SOCKET_PATH} bytes",
                 hint="set XDG_RUNTIME_DIR to a shorter directory",
@@ -55,105 +46,140 @@ def build_qemu_command(spec: MachineSpec, placement: Placement, files: MachineFi
         "-nodefaults",
         "-no-user-config",
         "-display", "none",
-        *_machine(spec),
-        *_confidential_guest(spec, placement),
-        "-smp", str(spec.vcpus),
+        *_machine(spec, placement),
+        *(td_objects(spec, placement) if spec.kind is Kind.TD else []),
+        "-smp", _smp(spec),
         "-m", f"{spec.memory}M",
-        "-bios", str(placement.firmware),
+        *_memory(spec),
+        *_enclave_memory(spec),
+        *_firmware(spec, placement),
         *_kernel(spec),
-        "-blockdev", _json(driver="qcow2", node_name="disk0", discard="unmap", cache={"no-flush": True},
-                           file={"driver": "file", "filename": str(files.disk)}),
-        # QEMU gives a kernel of its own the first place in the boot order.
-        "-device", f"virtio-blk-pci,drive=disk0,bootindex={1 if spec.direct_kernel or spec.uki else 0}",
-        "-netdev", "user,id=net0,hostfwd=tcp:127.0.0.1:0-:22",
-        "-device", "virtio-net-pci,netdev=net0,romfile=",
+        *qemu_devices.disks(spec, files),
+        *qemu_devices.networks(spec, placement),
         "-device", "virtio-rng-pci",
-        "-fw_cfg", f"name={AUTHORIZED_KEY_ITEM},file={_escape(files.authorized_key)}",
-        "-chardev", f"socket,id=console,path={_escape(files.console_socket)},server=on,wait=off,"
-                    f"logfile={_escape(files.console_log)},logappend=off",
-        "-serial", "chardev:console",
-        "-qmp", f"unix:{_escape(files.monitor)},server=on,wait=off",
+        *qemu_devices.others(spec, placement, files),
+        *qemu_devices.firmware_items(spec, files),
+        *qemu_devices.consoles(spec, files),
+        "-qmp", f"unix:{escape(files.monitor)},server=on,wait=off",
     ]
     # fmt: on
 
 
-def _machine(spec: MachineSpec) -> list[str]:
-    guard = ",confidential-guest-support=tdx0" if spec.kind is Kind.TD else ""
-    if spec.platform is Platform.EMULATED:
-        return ["-accel", "tcg,thread=multi", "-machine", f"q35{guard}", "-cpu", "max"]
-    # A TD takes the host's CPU only, with the I/O APIC outside the kernel, and no reset before QEMU 11.0.
-    return ["-accel", "kvm", "-machine", f"q35,kernel-irqchip=split{guard}", "-cpu", "host", "-no-reboot"]
+def _sockets(spec: MachineSpec, placement: Placement, files: MachineFiles) -> Iterator[Path]:
+    yield files.monitor
+    yield files.console_socket
+    if spec.guest_agent:
+        yield files.agent
+    if spec.tpm:
+        yield files.tpm_socket
+    quoting = quote_service(spec, placement)
+    if isinstance(quoting, UnixAddress):
+        yield quoting.path
 
 
-def _quote_service(spec: MachineSpec, placement: Placement) -> QuoteAddress | None:
-    address = spec.td.quote_service or placement.quote_service
-    return None if spec.kind is not Kind.TD or isinstance(address, NoService) else address
+def _machine(spec: MachineSpec, placement: Placement) -> list[str]:
+    options = [spec.machine_type]
+    hardware = placement.platform is Platform.HARDWARE
+    if hardware and spec.kind is Kind.TD:
+        # KVM has no I/O APIC for a TD: QEMU has it.
+        options.append("kernel-irqchip=split")
+    options += [
+        f"{name}={_switch(value)}"
+        for name, value in (("smm", spec.smm), ("pic", spec.pic))
+        if value is not None
+    ]
+    if spec.kind is Kind.TD:
+        options.append("confidential-guest-support=tdx0")
+    if spec.huge_pages and not spec.numa:
+        options.append("memory-backend=ram0")
+    for number, section in enumerate(spec.sgx):
+        options.append(f"sgx-epc.{number}.memdev=epc{number}")
+        options.append(f"sgx-epc.{number}.node={section.node or 0}")
+    if placement.variables is not None:
+        options += ["pflash0=flash0", "pflash1=flash1"]
+    accelerator = "kvm" if hardware else "tcg,thread=multi"
+    words = ["-accel", accelerator, "-machine", ",".join(options), "-cpu", _cpu(spec, hardware=hardware)]
+    if spec.kind is Kind.TD and hardware and not placement.td_can_reset:
+        words.append("-no-reboot")
+    return words
 
 
-def _confidential_guest(spec: MachineSpec, placement: Placement) -> list[str]:
-    if spec.kind is not Kind.TD:
+def _cpu(spec: MachineSpec, *, hardware: bool) -> str:
+    cpu: Cpu = spec.cpu
+    words = [cpu.model or ("host" if hardware else "max")]
+    if spec.sgx:
+        words += ["sgx=on", "sgx-provisionkey=on"]
+    words += [f"{name}={_switch(value)}" for name, value in cpu.features.items()]
+    if cpu.tsc_frequency is not None:
+        words.append(f"tsc-frequency={cpu.tsc_frequency}")
+    return ",".join(words)
+
+
+def _smp(spec: MachineSpec) -> str:
+    shape = spec.topology
+    if shape is None:
+        return str(spec.vcpus)
+    return f"{spec.vcpus},sockets={shape.sockets},cores={shape.cores},threads={shape.threads}"
+
+
+def _memory(spec: MachineSpec) -> list[str]:
+    """Memory that is of more than one node of the guest, or of certain pages or nodes of the host."""
+    if not spec.numa:
+        return _memory_backend("ram0", spec.memory, (), spec) if spec.huge_pages else []
+    words = []
+    for number, node in enumerate(spec.numa):
+        words += _memory_backend(f"ram{number}", node.memory, node.host_nodes, spec)
+        cpus = "".join(f",cpus={vcpu}" for vcpu in node.vcpus)
+        words += ["-numa", f"node,nodeid={number}{cpus},memdev=ram{number}"]
+    return words
+
+
+def _memory_backend(name: str, size: int, host_nodes: tuple[int, ...], spec: MachineSpec) -> list[str]:
+    members: dict[str, object] = {"id": name, "size": size * MIB}
+    if host_nodes:
+        members |= {"host-nodes": list(host_nodes), "policy": "bind"}
+    if spec.huge_pages is None:
+        return ["-object", json_option(qom_type="memory-backend-ram", **members)]
+    pages = HUGE_PAGES[spec.huge_pages] * MIB
+    members |= {"hugetlb": True, "hugetlbsize": pages, "prealloc": True}
+    return ["-object", json_option(qom_type="memory-backend-memfd", **members)]
+
+
+def _enclave_memory(spec: MachineSpec) -> list[str]:
+    words = []
+    for number, section in enumerate(spec.sgx):
+        members = {"id": f"epc{number}", "size": section.size * MIB, "prealloc": section.prealloc}
+        words += ["-object", json_option(qom_type="memory-backend-epc", **members)]
+    return words
+
+
+def _firmware(spec: MachineSpec, placement: Placement) -> list[str]:
+    if placement.firmware is None:
+        # QEMU brings the BIOS of its own, SeaBIOS.
         return []
-    properties: dict[str, object] = {"id": "tdx0", **_launch_properties(spec.td)}
-    address = _quote_service(spec, placement)
-    if address is not None:
-        properties["quote-generation-socket"] = _socket_address(address)
-    silicon = placement.silicon
-    if silicon is None:
-        return ["-object", _json(qom_type="tdx-guest", **properties)]
-    key = {"qom-type": "secret", "id": "report-mac", "file": str(silicon.mac_key)}
-    properties |= {
-        "report-mac-key": "report-mac",
-        "mrseam": _base64(silicon.mrseam),
-        "cpusvn": _base64(silicon.cpusvn),
-        "tee-tcb-svn": _base64(silicon.tee_tcb_svn),
-        "ve": spec.emulation.ve,
-        "sept": spec.emulation.sept.value,
-    }
-    return ["-object", _json(**key), "-object", _json(qom_type="tdx-tcg-guest", **properties)]
-
-
-def _socket_address(address: QuoteAddress) -> dict[str, str]:
-    """A SocketAddress (QEMU qapi/sockets.json)."""
-    if isinstance(address, UnixAddress):
-        return {"type": "unix", "path": str(address.path)}
-    assert isinstance(address, VsockAddress), "without a service there is no address"
-    return {"type": "vsock", "cid": str(address.cid), "port": str(address.port)}
+    if placement.variables is None:
+        return ["-bios", str(placement.firmware)]
+    # A firmware with SMM keeps the variables to itself: nothing else may write to the flash.
+    words = ["-global", "driver=cfi.pflash01,property=secure,value=on"] if spec.smm else []
+    for number, path in enumerate((placement.firmware, placement.variables)):
+        file = {"driver": "file", "filename": str(path)}
+        words += [
+            "-blockdev",
+            json_option(driver="raw", node_name=f"flash{number}", read_only=not number, file=file),
+        ]
+    return words
 
 
 def _kernel(spec: MachineSpec) -> list[str]:
     """A unified kernel image comes to the firmware as any other kernel."""
     if spec.uki is not None:
-        return ["-kernel", str(spec.uki.image), "-append", spec.uki.command_line]
+        append = ["-append", spec.uki.command_line] if spec.uki.command_line else []
+        return ["-kernel", str(spec.uki.image), *append]
     if spec.direct_kernel is None:
         return []
     initrd = ["-initrd", str(spec.direct_kernel.initrd)] if spec.direct_kernel.initrd else []
     return ["-kernel", str(spec.direct_kernel.kernel), *initrd, "-append", spec.direct_kernel.arguments]
 
 
-def _launch_properties(td: Td) -> dict[str, object]:
-    attributes = (
-        (TD_ATTRIBUTE_SEPT_VE_DISABLE if td.sept_ve_disable else 0)
-        | (TD_ATTRIBUTE_DEBUG if td.debug else 0)
-        | (TD_ATTRIBUTE_PKS if td.pks else 0)
-        | (TD_ATTRIBUTE_PERFMON if td.perfmon else 0)
-    )
-    return {
-        "attributes": attributes,
-        "mrconfigid": _base64(td.mrconfigid),
-        "mrowner": _base64(td.mrowner),
-        "mrownerconfig": _base64(td.mrownerconfig),
-    }
-
-
-def _base64(value: bytes) -> str:
-    return base64.b64encode(value).decode()
-
-
-def _json(**members: object) -> str:
-    """One of QEMU's JSON options; underscores in a name stand for hyphens."""
-    return json.dumps({name.replace("_", "-"): value for name, value in members.items()})
-
-
-def _escape(path: Path) -> str:
-    """A path inside a comma-separated option (QEMU doubles commas)."""
-    return str(path).replace(",", ",,")
+def _switch(value: bool) -> str:
+    return "on" if value else "off"

@@ -23,7 +23,18 @@ Value = TypeVar("Value", bound=Hashable)
 TSC_STEP, MIN_TSC, MAX_TSC = 25_000_000, 100_000_000, 10_000_000_000
 """Hz; TD_PARAMS.TSC_FREQUENCY counts steps of 25 MHz."""
 
+HUGE_PAGES = {"2M": 2, "1G": 1024}
+"""MiB."""
+
 RESERVED_ITEM = "opt/org.tdxstack/"
+
+SMBIOS_FIELDS = {
+    "bios": ("vendor", "version", "date", "release"),
+    "system": ("manufacturer", "product", "version", "serial", "uuid", "sku", "family"),
+    "board": ("manufacturer", "product", "version", "serial", "asset", "location"),
+    "chassis": ("manufacturer", "version", "serial", "asset", "sku"),
+}
+"""QEMU's names of the fields (hw/smbios/smbios.c)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +47,7 @@ class Refusal:
 
 def refusals(spec: MachineSpec) -> list[Refusal]:
     """Everything in `spec` that cannot be together; what depends on the platform, where that is said."""
-    checks = (_td, _ordinary, _boot, _disks, _cpus, _numa, _devices, _networks, _platform)
+    checks = (_td, _ordinary, _boot, _disks, _cpus, _numa, _memory, _devices, _networks, _platform)
     return [Refusal(place, reason) for check in checks for place, reason in check(spec)]
 
 
@@ -75,6 +86,8 @@ def _ordinary(spec: MachineSpec) -> Iterator[tuple[Place, str]]:
     for name, said in (("td", spec.td != Td()), ("emulation", spec.emulation != Emulation())):
         if said:
             yield (name,), f"is about a TD, and the machine is of kind {spec.kind.value}"
+    if spec.smm and spec.firmware is not None and spec.firmware_variables is None:
+        yield ("smm",), "protects variables in flash, and firmware_variables says none"
     if spec.kind is Kind.LEGACY:
         if spec.uki is not None:
             yield ("uki",), "a unified kernel image is an EFI program, which a BIOS does not start"
@@ -111,7 +124,7 @@ def _disks(spec: MachineSpec) -> Iterator[tuple[Place, str]]:
     serials = [disk.serial for disk in spec.disks if disk.serial]
     for serial in _repeated(serials):
         yield ("disks",), f"the serial {serial!r} is there twice"
-    written = [disk.path for disk in spec.disks if not disk.has_overlay and not disk.read_only]
+    written = [disk.path for _, disk in disks if not disk.has_overlay and not disk.read_only]
     for path in _repeated(written):
         yield ("disks",), f"{path} would be written by two disks"
 
@@ -139,6 +152,14 @@ def _numa(spec: MachineSpec) -> Iterator[tuple[Place, str]]:
         yield ("numa",), f"each of the vCPUs 0 to {spec.vcpus - 1} must be in one node"
 
 
+def _memory(spec: MachineSpec) -> Iterator[tuple[Place, str]]:
+    if spec.huge_pages is None:
+        return
+    for size in [node.memory for node in spec.numa] or [spec.memory]:
+        if size % HUGE_PAGES[spec.huge_pages]:
+            yield ("huge_pages",), f"{size} MiB are no number of pages of {spec.huge_pages}"
+
+
 def _devices(spec: MachineSpec) -> Iterator[tuple[Place, str]]:
     for number, section in enumerate(spec.sgx):
         if section.node is not None and section.node >= max(len(spec.numa), 1):
@@ -148,6 +169,10 @@ def _devices(spec: MachineSpec) -> Iterator[tuple[Place, str]]:
             yield ("fw_cfg", number), "an item is either a text or a file"
         if item.name.startswith(RESERVED_ITEM):
             yield ("fw_cfg", number, "name"), f"{RESERVED_ITEM} is for tdx's own items"
+    for table, known in SMBIOS_FIELDS.items():
+        for name in getattr(spec.smbios, table):
+            if name not in known:
+                yield ("smbios", table, name), f"QEMU knows {', '.join(known)}"
     for name in _repeated(item.name for item in spec.fw_cfg):
         yield ("fw_cfg",), f"the item {name} is there twice"
     for address in _repeated(address[-7:] for address in spec.vfio):

@@ -175,7 +175,7 @@ class Nic(Part):
     """Of a tap."""
     bridge: Annotated[str, Field(pattern=r"^[^\s/,]{1,15}$")] | None = None
     mac: Mac | None = None
-    """None: made of the machine's name."""
+    """None: made of the machine's name, or QEMU's on a user network, which no other machine can see."""
 
 
 class Vsock(Part):

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tdxstack.errors import MalformedError
+from tdxstack.machine.qemu_devices import AUTHORIZED_KEY_ITEM, BOOT_DISK
 
 TD_OBJECTS = ("tdx-guest", "tdx-tcg-guest")
 
-_DROPPED = {"-name", "-qmp", "-mon", "-fw_cfg", "-no-reboot", "-S"}
+_DROPPED = {"-name", "-qmp", "-mon", "-no-reboot", "-S"}
 _WITHOUT_VALUE = {"-nodefaults", "-no-user-config", "-no-reboot", "-S"}
 _NULL_DISK_SIZE = 1 << 30
-_MEMORY, _NUMBER = re.compile(r"(\d{1,9})M"), re.compile(r"\d{1,4}")
-_CHARDEV_ID = re.compile(r"\bid=[^,]*")
+_MEMORY, _NUMBER = re.compile(r"(\d{1,9})M"), re.compile(r"(\d{1,4})(,.*)?")
+_ID = re.compile(r"\bid=[^,]*")
 
 HINT = "predict machines that tdx started"
 
@@ -43,7 +44,8 @@ class Launch:
     @classmethod
     def parse(cls, argv: Sequence[str]) -> Launch:
         """Read a command line that `build_qemu_command` made. Raises `MalformedError` for another."""
-        values = dict(reversed(_options(argv)))
+        options = _options(argv)
+        values = dict(reversed(options))
         memory = _MEMORY.fullmatch(values.get("-m", ""))
         vcpus = _NUMBER.fullmatch(values.get("-smp", ""))
         if memory is None or vcpus is None or "-bios" not in values:
@@ -52,8 +54,8 @@ class Launch:
             argv=tuple(argv),
             firmware=Path(values["-bios"]),
             memory_mib=int(memory[1]),
-            vcpus=int(vcpus[0]),
-            disk=_disk(values["-blockdev"]) if "-blockdev" in values else None,
+            vcpus=int(vcpus[1]),
+            disk=_disk(value for option, value in options if option == "-blockdev"),
             kernel=_path(values.get("-kernel")),
             initrd=_path(values.get("-initrd")),
             command_line=values.get("-append", ""),
@@ -71,12 +73,17 @@ class Launch:
         return [*words, "-S", "-qtest", "stdio", "-qtest-log", "/dev/null"]
 
 
-def _disk(blockdev: str) -> Path:
-    member = _json(blockdev).get("file")
-    filename = member.get("filename") if isinstance(member, dict) else None
-    if not isinstance(filename, str):
-        raise _bad(f"has a disk in another form: {blockdev[:200]}")
-    return Path(filename)
+def _disk(blockdevs: Iterable[str]) -> Path | None:
+    """The disk to boot from."""
+    for blockdev in blockdevs:
+        document = _json(blockdev)
+        member = document.get("file")
+        filename = member.get("filename") if isinstance(member, dict) else None
+        if not isinstance(filename, str):
+            raise _bad(f"has a disk in another form: {blockdev[:200]}")
+        if document.get("node-name") == BOOT_DISK:
+            return Path(filename)
+    return None
 
 
 def _json(text: str) -> dict[str, Any]:
@@ -120,23 +127,42 @@ def _stopped_option(option: str, value: str, confidential: bool) -> list[str]:
     if option in _WITHOUT_VALUE:
         return [option]
     if option == "-object":
-        made = _json(value)
-        if made.get("qom-type") not in TD_OBJECTS or not confidential:
-            return []
-        return [option, json.dumps({name: made.get(name) for name in ("qom-type", "id")})]
+        return _stopped_object(_json(value), confidential)
     if option == "-blockdev":
         node = _json(value).get("node-name")
         return [option, json.dumps({"driver": "null-co", "node-name": node, "size": _NULL_DISK_SIZE})]
     if option == "-chardev":
-        return [option, "null," + "".join(_CHARDEV_ID.findall(value)[:1])]
+        return [option, "null," + _id(value)]
     if option == "-netdev":
-        return [option, re.sub(r",hostfwd=[^,]*", "", value)]
+        return [option, "user," + _id(value)]
+    if option == "-fw_cfg" and value.startswith(f"name={AUTHORIZED_KEY_ITEM},"):
+        return []
+    if option == "-device" and value.startswith("vhost-vsock-pci,"):
+        # In its place, something that takes no identifier which the machine itself may hold.
+        return [option, "virtio-rng-pci"]
+    if option == "-device" and value.startswith("vfio-pci,"):
+        raise _bad(f"hands over a device of the host: {value}")
     if confidential:
         return [option, value]
     if option == "-machine":
-        return [option, "q35,smm=off,pic=off"]
+        kept = [word for word in value.split(",")[1:] if word.startswith("memory-backend=")]
+        return [option, ",".join([value.split(",")[0], "smm=off", "pic=off", *kept])]
     if option == "-accel":
         return [option, "tcg"]
     if option == "-cpu":
         return [option, "max"]
     return [option, value]
+
+
+def _stopped_object(made: dict[str, Any], confidential: bool) -> list[str]:
+    """The TD, and memory as it is arranged; not where the host takes it from."""
+    if made.get("qom-type") in TD_OBJECTS and confidential:
+        return ["-object", json.dumps({name: made.get(name) for name in ("qom-type", "id")})]
+    if str(made.get("qom-type")).startswith("memory-backend-"):
+        memory = {"qom-type": "memory-backend-ram", "id": made.get("id"), "size": made.get("size")}
+        return ["-object", json.dumps(memory)]
+    return []
+
+
+def _id(value: str) -> str:
+    return "".join(_ID.findall(value)[:1])

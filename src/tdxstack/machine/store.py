@@ -40,6 +40,15 @@ class MachineFiles:
     def disk(self) -> Path:
         return self.directory / "disk.qcow2"
 
+    def overlay(self, number: int) -> Path:
+        """What takes the writes to a disk: 0 for that to boot from, then the others in order."""
+        return self.directory / f"disk{number}.qcow2" if number else self.disk
+
+    @property
+    def variables(self) -> Path:
+        """The variables of a firmware in flash."""
+        return self.directory / "variables.fd"
+
     @property
     def authorized_key(self) -> Path:
         return self.directory / "authorized_key.pub"
@@ -98,6 +107,10 @@ class MachineFiles:
     def agent(self) -> Path:
         """The port of the guest agent."""
         return self.runtime / "agent"
+
+    @property
+    def tpm_socket(self) -> Path:
+        return self.runtime / "tpm"
 
     @property
     def console_socket(self) -> Path:
