@@ -21,6 +21,7 @@ from tdxstack.platform import Platform, choose_platform
 from tdxstack.prediction.boot import predict
 from tdxstack.prediction.hardware import Hardware, hardware
 from tdxstack.prediction.qcow2 import backing_file
+from tdxstack.workflows.readable_disk import readable
 from tdxstack.workflows.workshop import Surroundings, Workshop
 
 PLACEHOLDER = "prediction"
@@ -89,7 +90,12 @@ def predict_machine(request: PredictRequest, surroundings: Surroundings, worksho
     else:
         launch, emulated, disk = _new_machine(request, surroundings, workshop, store)
     machine = _hardware(launch, surroundings.directories, emulated=emulated)
-    prediction = predict(launch, read_image(launch.firmware), machine, disk)
+    firmware, scratch = read_image(launch.firmware), surroundings.directories.cache / "prediction"
+    if disk is None:
+        prediction = predict(launch, firmware, machine, None)
+    else:
+        with readable(disk, workshop.toolbox, scratch) as form:
+            prediction = predict(launch, firmware, machine, form)
     if module is None:
         return PredictResult(prediction, emulated, launch, disk)
     notes = tuple(_module_notes(module, releases, emulated=emulated))
