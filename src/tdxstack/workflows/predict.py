@@ -27,6 +27,10 @@ from tdxstack.workflows.workshop import Surroundings, Workshop
 PLACEHOLDER = "prediction"
 """Name of the machine that is only predicted."""
 
+MEASURES_NOTHING = (
+    "has no driver TdTcg2Dxe and measures nothing: RTMR0 to RTMR2 stay zeros, whatever the TD boots"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class PredictRequest:
@@ -96,10 +100,11 @@ def predict_machine(request: PredictRequest, surroundings: Surroundings, worksho
     else:
         with readable(disk, workshop.toolbox, scratch) as form:
             prediction = predict(launch, firmware, machine, form)
-    if module is None:
-        return PredictResult(prediction, emulated, launch, disk)
-    notes = tuple(_module_notes(module, releases, emulated=emulated))
-    return PredictResult(replace(prediction, mrseam=module.mrseam), emulated, launch, disk, notes)
+    notes = [] if prediction.events else [f"{launch.firmware} {MEASURES_NOTHING}"]
+    if module is not None:
+        prediction = replace(prediction, mrseam=module.mrseam)
+        notes += _module_notes(module, releases, emulated=emulated)
+    return PredictResult(prediction, emulated, launch, disk, tuple(notes))
 
 
 def _module_notes(module: ModuleFile, releases: Releases, *, emulated: bool) -> Iterator[str]:
