@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tdxstack.machine.libvirt_calls import element
+from tdxstack.qemu.capabilities import LIBVIRT_TDX_EVERYWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,6 @@ def tdx_support(domain_capabilities: str, version: tuple[int, int]) -> TdxSuppor
         return TdxSupport(False, f"libvirt {release} knows no TDX: it came with 11.6")
     if says.get("supported") != "yes" or "tdx" not in [value.text for value in types]:
         return TdxSupport(False, f"libvirt {release} says that its host or QEMU has no TDX")
-    if (11, 6) <= version < (11, 10):
+    if LIBVIRT_TDX_EVERYWHERE.holds(version):
         return TdxSupport(None, f"libvirt {release} says that every host has TDX; 11.10 and newer look")
     return TdxSupport(True, f"libvirt {release} says that its host has TDX")

@@ -353,6 +353,7 @@ def _start(
         authorized_key=workshop.ssh_key(files.ssh_key),
         silicon=_silicon(parts.pki) if parts.pki else None,
         quote_service=UnixAddress(_quote_socket(surroundings, choice)),
+        td_can_reset=not choice.emulated and workshop.abilities(parts.qemu).td_can_reset,
     )
     if parts.pki is None:
         return asyncio.run(start_machine(store, request.spec, placement, surroundings.clock()))

@@ -24,7 +24,7 @@ from tdxstack.image.distribution import DISTRIBUTIONS
 from tdxstack.image.packages import Lock, takes_backports
 from tdxstack.image.recipe import ImageRecipe
 from tdxstack.image.trees import Origin
-from tdxstack.qemu.probe import probe
+from tdxstack.qemu.abilities import Abilities, ask
 from tdxstack.run import Report, run, silent
 from tdxstack.toolbox.apt import AptRoot
 from tdxstack.toolbox.archive import RELEASES, Archive, archive_of, host_archive, os_release
@@ -70,6 +70,7 @@ class Workshop:
         self._require_fresh = require_fresh
         self._report = report
         self.releases: dict[str, Release] = {}
+        self._abilities: dict[tuple[str, ...], Abilities] = {}
         self.toolbox = Toolbox(
             self._cache / "toolbox",
             lambda: self.apt(lambda archive: archive.stable),
@@ -134,13 +135,19 @@ class Workshop:
         found = find(self._surroundings.firmware_places).found
         return found[0] if found else cached(self._cache / "firmware")
 
+    def abilities(self, qemu: tuple[str, ...]) -> Abilities:
+        """What a QEMU can do, asked once."""
+        if qemu not in self._abilities:
+            self._abilities[qemu] = ask(qemu)
+        return self._abilities[qemu]
+
     def host_qemu(self) -> str:
         """The host's QEMU, if it can start TDs on KVM; `UnavailableError` where it is missing or cannot."""
         program = shutil.which("qemu-system-x86_64", path=self._surroundings.search_path)
         if program is None:
             raise UnavailableError("qemu-system-x86_64 was not found", hint="install QEMU 10.1 or newer")
-        found = probe([program])
-        if "tdx-guest" not in found.confidential_guests:
+        found = self.abilities((program,))
+        if "tdx-guest" not in found.td_objects:
             raise UnavailableError(
                 f"{program} {found.version} has no tdx-guest object",
                 hint="install QEMU 10.1 or newer with TDX",

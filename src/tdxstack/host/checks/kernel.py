@@ -20,8 +20,9 @@ from tdxstack.host.check import (
     text,
 )
 from tdxstack.host_access import MAX_LOG, AbsentError, Host, HostError, UnansweredError
+from tdxstack.qemu.capabilities import KVM_TDX
 
-FIRST_RELEASE = (6, 16)
+FIRST_RELEASE = KVM_TDX.since
 """KVM hosts TDs since Linux 6.16; older kernels of distributions may have it patched in."""
 
 HOST_OPTIONS = ("CONFIG_INTEL_TDX_HOST", "CONFIG_KVM_INTEL_TDX")

@@ -1,0 +1,82 @@
+"""What one QEMU binary has and lets be said of TDs, asked of the binary itself through QMP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tdxstack.errors import CommandError
+from tdxstack.qemu.capabilities import CONFIDENTIAL_GUEST_RESET
+from tdxstack.run import run
+
+SECONDS = 30.0
+
+_QUESTIONS = ("qmp_capabilities", "query-version", "qom-list-types", "query-qmp-schema", "quit")
+_TD_TYPES = ("tdx-guest", "tdx-tcg-guest")
+
+
+@dataclass(frozen=True, slots=True)
+class TdObject:
+    """An object type that makes a machine a TD: its properties and what QEMU says of it besides."""
+
+    properties: frozenset[str]
+    features: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What a QEMU can do."""
+
+    version: str
+    types: frozenset[str]
+    """Everything that it can make: devices, objects, machines (`pc-q35-10.1-machine`), accelerators."""
+    td_objects: Mapping[str, TdObject]
+    """`tdx-guest` and `tdx-tcg-guest`, those there are."""
+
+    @property
+    def td_can_reset(self) -> bool:
+        """Whether a TD on KVM can be reset; else it ends."""
+        td = self.td_objects.get("tdx-guest")
+        return td is not None and CONFIDENTIAL_GUEST_RESET in td.features
+
+
+def ask(qemu: Sequence[str]) -> Abilities:
+    """Start `qemu` without a machine and ask it.
+
+    Raises `UnavailableError` where it is missing, `CommandError` where it does not answer as QEMU does.
+    """
+    argv = [*qemu, "-machine", "none", "-nodefaults", "-display", "none", "-qmp", "stdio"]
+    questions = b"".join(json.dumps({"execute": question}).encode() + b"\n" for question in _QUESTIONS)
+    return parse(qemu[0], run(argv, input=questions, timeout=SECONDS).stdout)
+
+
+def parse(name: str, output: bytes) -> Abilities:
+    """What the binary has answered; `CommandError` where that is not what QEMU answers."""
+    try:
+        answers = [
+            document["return"] for line in output.splitlines() if "return" in (document := json.loads(line))
+        ]
+        _, version, types, schema, *_ = answers
+        number = version["qemu"]
+        return Abilities(
+            f"{number['major']}.{number['minor']}.{number['micro']}",
+            frozenset(kind["name"] for kind in types),
+            _td_objects({entity["name"]: entity for entity in schema}),
+        )
+    except (ValueError, KeyError, TypeError):
+        raise CommandError(f"{name} does not answer as QEMU does: {output[:200]!r}") from None
+
+
+def _td_objects(schema: Mapping[str, Any]) -> dict[str, TdObject]:
+    """What may be said of TDs in `object-add` (QEMU docs/devel/qapi-code-gen.rst)."""
+    variants = schema[schema["object-add"]["arg-type"]]["variants"]
+    return {
+        variant["case"]: TdObject(
+            frozenset(member["name"] for member in schema[variant["type"]]["members"]),
+            frozenset(schema[variant["type"]].get("features", ())),
+        )
+        for variant in variants
+        if variant["case"] in _TD_TYPES
+    }
