@@ -160,7 +160,8 @@ def grow(programs: Programs, growth: Growth, target: Path) -> None:
                 text = (done.stdout + done.stderr).decode(errors="replace")
                 raise failure(command, done.returncode, text)
         _check(growth, made)
-        made.chmod(stat.S_IMODE(growth.image.stat().st_mode))
+        if target.exists():
+            made.chmod(stat.S_IMODE(target.stat().st_mode))
         made.replace(target)
 
 
