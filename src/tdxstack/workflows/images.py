@@ -68,14 +68,19 @@ def find_image(directories: Directories, key: str) -> Listed:
 
 
 def image_file(directories: Directories, name: str) -> Path:
-    """The disk image that is called `name`: a file if it looks like one, else the image with that key.
+    """The disk image that is called `name`: a file if it looks like one, else the built image, else a file.
 
-    Raises `UsageError` where there is no such image; whether there is the file is not looked at.
+    Raises `UsageError` where there is none; whether there is a file that looks like one is not asked.
     """
     path = Path(name)
-    if path.exists() or "/" in name or path.suffix:
+    if "/" in name or path.suffix:
         return path
-    return find_image(directories, name).image.path
+    try:
+        return find_image(directories, name).image.path
+    except UsageError:
+        if path.is_file():
+            return path
+        raise
 
 
 def remove_image(directories: Directories, one: Listed) -> None:

@@ -72,10 +72,17 @@ def test_a_name_stands_for_its_newest_image(directories: Directories) -> None:
     assert images.find_image(directories, "web").image.key == "aa22"
 
 
-def test_a_name_is_a_file_or_a_key(directories: Directories, tmp_path: Path) -> None:
+def test_a_name_is_a_file_or_an_image(
+    directories: Directories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("bb3", "plain"):
+        Path(file).write_bytes(b"")
     assert images.image_file(directories, "bb3").parent.name == "bb33"
-    for name in (str(tmp_path / "x"), "disk.raw"):
+    for name in (str(tmp_path / "x"), "disk.raw", "./bb3", "plain"):
         assert images.image_file(directories, name) == Path(name)
+    with pytest.raises(UsageError, match="no image 'absent'"):
+        images.image_file(directories, "absent")
 
 
 def test_an_image_in_use_is_not_removed(directories: Directories) -> None:
