@@ -19,6 +19,7 @@ from rich.text import Text
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.edge import surroundings
 from tdxstack.cli.vm_control import dry_run_option, reboot, resume, rm, stop, suspend, timeout_option
+from tdxstack.cli.vm_export import export
 from tdxstack.errors import UsageError
 from tdxstack.machine.console import attach
 from tdxstack.machine.control import CREATED, ENDED
@@ -36,7 +37,7 @@ def vm() -> None:
     """Make, list, show, enter and control machines."""
 
 
-for command in (suspend, resume, reboot, stop, rm):
+for command in (export, suspend, resume, reboot, stop, rm):
     vm.add_command(command)
 
 

@@ -11,10 +11,10 @@ from xml.etree.ElementTree import Element, SubElement
 
 from tdxstack.abi.tdreport import TD_ATTRIBUTE_DEBUG, TD_ATTRIBUTE_SEPT_VE_DISABLE
 from tdxstack.errors import UsageError
-from tdxstack.machine.qemu_devices import AUTHORIZED_KEY_ITEM
+from tdxstack.machine.qemu_devices import AGENT_PORT, AUTHORIZED_KEY_ITEM, SSH
 from tdxstack.machine.refusals import SMBIOS_FIELDS
 from tdxstack.machine.spec import MachineSpec
-from tdxstack.machine.spec_parts import ZERO_DIGEST, Console, Disk, DiskFormat, Forward, Kind, Nic, Td
+from tdxstack.machine.spec_parts import ZERO_DIGEST, Console, Disk, DiskFormat, Forward, Kind, Nic, Smbios, Td
 from tdxstack.machine.spec_values import NoService, UnixAddress, VsockAddress
 from tdxstack.platform import Platform
 
@@ -22,7 +22,6 @@ HINT = "run it with QEMU itself, or leave that out; docs/how-to/libvirt.md lists
 METADATA = "urn:tdxstack:machine"
 """XML name space of the element that marks a domain as one of ours."""
 
-SSH = (22, "tcp")
 PMU = "pmu"
 """QEMU's name of a CPU feature that libvirt has elsewhere."""
 
@@ -39,7 +38,7 @@ class DomainPlacement:
     platform: Platform
     """Hardware runs on KVM, emulated on TCG."""
     authorized_key: str
-    """SSH public key that may enter, one line."""
+    """SSH public key that may enter, one line; empty for none that tdx hands in."""
     disks: Sequence[Path]
     """What each disk writes to: the image first, unless the machine is diskless."""
     emulator: Path | None = None
@@ -120,8 +119,8 @@ def fix_ports(spec: MachineSpec, free_port: Callable[[], int]) -> MachineSpec:
     for nic in spec.nics:
         forwards = list(nic.forwards)
         first = nic.type == "user" and all(other.type != "user" for other in nics)
-        if first and not any((forward.guest, forward.protocol) == SSH for forward in forwards):
-            forwards.append(Forward(guest=SSH[0]))
+        if first and not any((forward.guest, forward.protocol) == (SSH, "tcp") for forward in forwards):
+            forwards.append(Forward(guest=SSH))
         fixed = [
             forward if forward.host else forward.model_copy(update={"host": free_port()})
             for forward in forwards
@@ -156,31 +155,38 @@ def _tuning(domain: Element, spec: MachineSpec) -> None:
 
 
 def _sysinfo(domain: Element, spec: MachineSpec, placement: DomainPlacement) -> None:
-    items = SubElement(domain, "sysinfo", {"type": "fwcfg"})
-    _text(items, "entry", placement.authorized_key, name=AUTHORIZED_KEY_ITEM)
+    if placement.authorized_key or spec.fw_cfg:
+        _fw_cfg(SubElement(domain, "sysinfo", {"type": "fwcfg"}), spec, placement.authorized_key)
+    if _has_smbios(spec):
+        _smbios(SubElement(domain, "sysinfo", {"type": "smbios"}), spec.smbios)
+
+
+def _fw_cfg(items: Element, spec: MachineSpec, authorized_key: str) -> None:
+    if authorized_key:
+        _text(items, "entry", authorized_key, name=AUTHORIZED_KEY_ITEM)
     for item in spec.fw_cfg:
         if item.file is not None:
             SubElement(items, "entry", {"name": item.name, "file": _absolute(item.file)})
         else:
             _text(items, "entry", item.text or "", name=item.name)
-    if not _has_smbios(spec):
-        return
-    smbios = SubElement(domain, "sysinfo", {"type": "smbios"})
+
+
+def _smbios(element: Element, smbios: Smbios) -> None:
     for name, tag in _SMBIOS_TAGS.items():
-        said: dict[str, str] = getattr(spec.smbios, name)
+        said: dict[str, str] = getattr(smbios, name)
         if said:
-            structure = SubElement(smbios, tag)
+            structure = SubElement(element, tag)
             for field in SMBIOS_FIELDS[name]:
                 if field in said:
                     _text(structure, "entry", said[field], name=field)
-    if spec.smbios.oem_strings:
-        strings = SubElement(smbios, "oemStrings")
-        for string in spec.smbios.oem_strings:
+    if smbios.oem_strings:
+        strings = SubElement(element, "oemStrings")
+        for string in smbios.oem_strings:
             _text(strings, "entry", string)
 
 
 def _has_smbios(spec: MachineSpec) -> bool:
-    return spec.smbios != type(spec.smbios)()
+    return spec.smbios != Smbios()
 
 
 def _system(domain: Element, spec: MachineSpec, placement: DomainPlacement) -> None:
@@ -257,7 +263,7 @@ def _devices(domain: Element, spec: MachineSpec, placement: DomainPlacement) -> 
     _console(devices, spec, placement)
     if spec.guest_agent:
         channel = SubElement(devices, "channel", {"type": "unix"})
-        SubElement(channel, "target", {"type": "virtio", "name": "org.qemu.guest_agent.0"})
+        SubElement(channel, "target", {"type": "virtio", "name": AGENT_PORT})
     if spec.tpm:
         tpm = SubElement(devices, "tpm", {"model": "tpm-tis" if spec.kind is Kind.LEGACY else "tpm-crb"})
         SubElement(tpm, "backend", {"type": "emulator", "version": "2.0"})

@@ -1,0 +1,47 @@
+"""`tdx vm export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tdxstack.cli import json_option, print_json
+from tdxstack.cli.edge import surroundings
+from tdxstack.errors import UsageError
+from tdxstack.machine.spec_file import read_spec
+from tdxstack.workflows.export import Format, export_machine, export_spec
+from tdxstack.workflows.machines import Machines
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--spec", "spec_file", type=click.Path(path_type=Path), help="File that describes a machine.")
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice([format_.value for format_ in Format]),
+    default=Format.QEMU.value,
+    show_default=True,
+    help="A QEMU command, a domain of libvirt, or a VirtualMachine of KubeVirt.",
+)
+@json_option
+def export(name: str | None, spec_file: Path | None, format_name: str, as_json: bool) -> None:
+    """Print what would run, of the machine NAME or of one that a file describes.
+
+    What libvirt or KubeVirt cannot do of it is refused, each with the reason. Where a machine does not say
+    its platform, they are taken to run on hardware.
+    """
+    if (name is None) == (spec_file is None):
+        raise UsageError("one machine is exported", hint="give a NAME, or --spec FILE")
+    if spec_file is not None:
+        found = export_spec(read_spec(spec_file), Format(format_name))
+    else:
+        found = export_machine(Machines(surroundings()), name or "", Format(format_name))
+    for note in found.notes:
+        click.echo(note, err=True)
+    if as_json:
+        document = {"format": format_name, "text": found.text, "notes": list(found.notes)}
+        print_json(document | ({"argv": list(found.argv)} if found.argv else {}))
+    else:
+        click.echo(found.text, nl=False)
