@@ -33,6 +33,10 @@ KVM_DEVICE: Final = Path("/dev/kvm")
 KVM_CHECK_EXTENSION: Final = 0xAE03
 """ioctl of /dev/kvm: the value of a capability (Linux include/uapi/linux/kvm.h)."""
 
+VHOST_VSOCK_DEVICE: Final = "/dev/vhost-vsock"
+VHOST_VSOCK_SET_GUEST_CID: Final = 0x4008AF60
+"""ioctl of /dev/vhost-vsock, which takes a 64-bit number (Linux include/uapi/linux/vhost.h)."""
+
 MAX_READ: Final = 1 << 20
 """Bytes of a file, of an answer or of a program's output that are looked at."""
 
@@ -335,6 +339,27 @@ def _open(path: str, flags: int, *, absent: str = "", forbidden: str = "") -> It
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def vsock_cid_is_free(cid: int) -> bool:
+    """Whether no virtual machine of this host has the vsock context identifier `cid`.
+
+    vhost refuses one that is taken. Raises as `Host`'s methods do, where
+    the host has no vsock for guests or this user may not use it.
+    """
+    with _open(
+        VHOST_VSOCK_DEVICE,
+        os.O_RDWR,
+        absent="load the module vhost_vsock: sudo modprobe vhost_vsock",
+        forbidden="add the user to the group that ls -l /dev/vhost-vsock shows",
+    ) as descriptor:
+        try:
+            fcntl.ioctl(descriptor, VHOST_VSOCK_SET_GUEST_CID, cid.to_bytes(8, "little"))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise _translate(error, VHOST_VSOCK_DEVICE) from None
+    return True
 
 
 @contextlib.contextmanager

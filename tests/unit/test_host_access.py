@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import socket
 import threading
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tdxstack import host_access
 from tdxstack.host_access import (
     AbsentError,
     ForbiddenError,
@@ -144,3 +147,28 @@ def test_scripted_answers_may_be_errors_and_may_change() -> None:
     host.pages["https://localhost/"] = WebAnswer(200, {}, b"", trusted=False)
     assert host.fetch("https://localhost/", timeout=1).status == 200
     assert host.asked[:2] == ["msr 0x87", "msr 0x87"]
+
+
+def test_a_host_without_vsock_for_guests_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_access, "VHOST_VSOCK_DEVICE", "/nonexistent/vhost-vsock")
+    with pytest.raises(AbsentError, match="vhost-vsock does not exist") as caught:
+        host_access.vsock_cid_is_free(3)
+    assert "modprobe vhost_vsock" in caught.value.hint
+
+
+@pytest.mark.parametrize(("number", "free"), [(0, True), (errno.EADDRINUSE, False)])
+def test_vsock_identifiers_are_asked_of_the_kernel(
+    monkeypatch: pytest.MonkeyPatch, number: int, free: bool
+) -> None:
+    asked = []
+
+    def ioctl(_descriptor: int, request: int, argument: bytes) -> int:
+        asked.append((request, argument))
+        if number:
+            raise OSError(number, "")
+        return 0
+
+    monkeypatch.setattr(host_access, "VHOST_VSOCK_DEVICE", "/dev/null")
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    assert host_access.vsock_cid_is_free(258) is free
+    assert asked == [(0x4008AF60, b"\x02\x01" + bytes(6))]

@@ -162,6 +162,12 @@ class MachineStore:
                 if not self.files(name).directory.exists():
                     path.unlink(missing_ok=True)
 
+    @contextlib.contextmanager
+    def allocating(self) -> Iterator[None]:
+        """Be the only one who gives machines what no two may have."""
+        with lock(self._data / ".allocation.lock"):
+            yield
+
     def prepare(self, name: str) -> MachineFiles:
         """Make the directories of a machine that is about to start, without what an earlier one has left."""
         self.remove(name)

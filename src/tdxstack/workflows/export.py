@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import enum
 import shlex
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tdxstack.errors import UsageError
+from tdxstack.machine.allocation import free_port
 from tdxstack.machine.kubevirt import build_virtual_machine
 from tdxstack.machine.libvirt_xml import DomainPlacement, build_domain_xml, fix_ports
 from tdxstack.machine.spec import MachineSpec
@@ -85,7 +85,7 @@ def _libvirt(spec: MachineSpec) -> Export:
         disks=[path for _, path in disks],
         firmware=spec.firmware,
     )
-    text = build_domain_xml(fix_ports(spec, _free_port), placement)
+    text = build_domain_xml(fix_ports(spec, free_port), placement)
     return Export(text, notes=list(_notes(disks)))
 
 
@@ -115,9 +115,3 @@ def _notes(disks: Sequence[tuple[Disk | None, Path]]) -> Iterator[str]:
                 path,
             ]
             yield f"make {path} first: {command_line(make)}"
-
-
-def _free_port() -> int:
-    """A TCP port of this host that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
