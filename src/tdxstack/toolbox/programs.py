@@ -44,6 +44,8 @@ class _Tool:
     """Whether any version will do, so that the host's own is taken where there is one."""
     settings: tuple[tuple[str, str], ...] = ()
     """Environment of the program; `$root` is the tree."""
+    libraries: str = ""
+    """Directory in the tree where its own libraries are."""
     interpreter: str = ""
     """What runs it, for a program that is a script: a path in the tree."""
 
@@ -57,6 +59,7 @@ TOOLSETS = {
     "uki": Toolset(("systemd-ukify",)),
     "secure-boot": Toolset(("sbsigntool", "libfaketime", "python3-virt-firmware")),
     "ssh": Toolset(("openssh-client",)),
+    "swtpm": Toolset(("swtpm",)),
     # option ROMs, SeaBIOS and the loader of -kernel, which QEMU's source as Debian has it lacks
     "qemu-data": Toolset(("qemu-system-data", "seabios", "ipxe-qemu"), with_dependencies=False),
 }
@@ -87,6 +90,7 @@ _TOOLS = {
     "mkfs.erofs": _Tool("verity", "erofs-utils", "usr/bin/mkfs.erofs"),
     "ukify": _Tool("uki", "systemd-ukify", "usr/bin/ukify", settings=_PYTHON, interpreter=_PYTHON_PROGRAM),
     "veritysetup": _Tool("verity", "cryptsetup-bin", "usr/sbin/veritysetup"),
+    "swtpm": _Tool("swtpm", "swtpm", "usr/bin/swtpm", prefer_host=True, libraries=f"{_LIBRARIES}/swtpm"),
     "virt-fw-vars": _Tool(
         "secure-boot",
         "python3-virt-firmware",
@@ -255,6 +259,7 @@ def _script(tool: _Tool) -> str:
     """A script that runs `tool` out of the tree `root` that is its directory's neighbour."""
     lines = ["#!/bin/sh", "root=${0%/*}/../root"]
     lines += [f'export {key}="{value}"' for key, value in tool.settings]
-    command = [f'"$root/{_LOADER}"', "--library-path", f'"$root/{_LIBRARIES}"']
+    libraries = ":".join(f"$root/{path}" for path in (_LIBRARIES, tool.libraries) if path)
+    command = [f'"$root/{_LOADER}"', "--library-path", f'"{libraries}"']
     programs = [f'"$root/{path}"' for path in (tool.interpreter, tool.path) if path]
     return "\n".join([*lines, " ".join(["exec", *command, *programs, '"$@"']), ""])
