@@ -242,7 +242,8 @@ class Leash:
     """
 
     def __init__(self) -> None:
-        self._theirs, self._ours = os.pipe()
+        self._theirs, ours = os.pipe()
+        self._open = [ours, self._theirs]
 
     @property
     def descriptor(self) -> int:
@@ -255,10 +256,15 @@ class Leash:
         fcntl.fcntl(self._theirs, _F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(self._theirs, fcntl.F_SETFL, fcntl.fcntl(self._theirs, fcntl.F_GETFL) | os.O_ASYNC)
 
+    def release(self) -> None:
+        """Let the program live on without this process."""
+        fcntl.fcntl(self._theirs, fcntl.F_SETFL, fcntl.fcntl(self._theirs, fcntl.F_GETFL) & ~os.O_ASYNC)
+        self.cut()
+
     def cut(self) -> None:
-        """End the program, if it still lives."""
-        os.close(self._theirs)
-        os.close(self._ours)
+        """End the program, if it still lives; may be called again."""
+        while self._open:
+            os.close(self._open.pop())
 
 
 def _collect(

@@ -5,7 +5,6 @@ From the start of QEMU until SSH answers, with firmware, image, CPUs and memory 
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 import tempfile
@@ -18,14 +17,12 @@ import pytest
 
 from tdxstack.cli.edge import surroundings
 from tdxstack.files import Directories
-from tdxstack.machine.machine import Machine
 from tdxstack.machine.placement import EmulatedSilicon, Placement
 from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.spec_parts import Kind
-from tdxstack.machine.starting import start_machine
-from tdxstack.machine.store import MachineStore
 from tdxstack.platform import Platform
 from tdxstack.quoting.pki import open_pki
+from tdxstack.workflows.machines import Machines, Plan
 from tdxstack.workflows.workshop import Surroundings, Workshop
 
 pytestmark = [pytest.mark.e2e, pytest.mark.benchmark(group="boot to SSH")]
@@ -48,7 +45,6 @@ def test_boot(kind: str, where: Surroundings, benchmark: Any) -> None:
     workshop = Workshop(where)
     emulator, firmware, image = workshop.emulator(), workshop.firmware(), workshop.image()
     pki = open_pki(where.directories.data / "pki", where.clock())
-    store = MachineStore(where.directories)
     spec = MachineSpec(name=f"bench-{kind}")
     placement = Placement(
         platform=Platform.EMULATED,
@@ -62,14 +58,15 @@ def test_boot(kind: str, where: Surroundings, benchmark: Any) -> None:
     if kind == "ordinary":
         spec, placement = spec.changed(kind=Kind.EFI), replace(placement, silicon=None)
 
-    vm = Machine(store, spec.name, workshop.program)
+    machines = Machines(where, workshop=workshop)
+    vm = machines.machine(spec.name)
 
     def prepare() -> None:
         vm.remove()
-        workshop.overlay(image, store.prepare(spec.name).disk)
+        machines.write_down(Plan(spec, placement, image))
 
     def boot() -> None:
-        asyncio.run(start_machine(store, spec, placement, where.clock()))
+        vm.start()
         vm.wait_for_ssh()
 
     try:

@@ -167,6 +167,8 @@ LEASHED = textwrap.dedent(
     leash.tie(pid)
     if sys.argv[1] == "cut":
         leash.cut()
+    if sys.argv[1] == "released":
+        leash.release()
     print(pid, flush=True)
     time.sleep(60)
     """
@@ -187,3 +189,17 @@ def test_leashed_program_ends_with_its_owner(how: str) -> None:
         owner.kill()
         owner.wait()
         owner.stdout.close()
+
+
+def test_released_program_outlives_its_owner() -> None:
+    owner = subprocess.Popen([PYTHON, "-c", LEASHED, "released"], stdout=subprocess.PIPE)
+    assert owner.stdout is not None
+    pid = int(owner.stdout.readline())
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    try:
+        time.sleep(0.2)
+        assert Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep")
+    finally:
+        os.kill(pid, 9)

@@ -32,7 +32,7 @@ COMMANDS = {
         "Find TDVF, show what it measures to, give it Secure Boot keys.",
     ),
     "image": ("tdxstack.cli.image:image", "Build and look after guest images."),
-    "vm": ("tdxstack.cli.vm:vm", "List, show, enter and control machines."),
+    "vm": ("tdxstack.cli.vm:vm", "Make, list, show, enter and control machines."),
     "quote": ("tdxstack.cli.quote:quote", "Show and verify quotes of TDs and SGX enclaves."),
     "report": ("tdxstack.cli.report:report", "Show TDREPORTs."),
     "eventlog": ("tdxstack.cli.eventlog:eventlog", "Show and replay event logs, and compare them."),
@@ -48,7 +48,7 @@ COMMANDS = {
     "test": ("tdxstack.cli.test:test", "Find out whether machines work on this host."),
     "serve": ("tdxstack.cli.serve:serve", "Run the services of the stack."),
 }
-AS_ROOT = ("up", "emulator", "image", "doctor", "host", "guest", "test")
+AS_ROOT = ("up", "vm", "emulator", "image", "doctor", "host", "guest", "test")
 """Commands that keep root's powers under sudo: to install packages, to look at the host or change it, or to
 get evidence, which the kernel gives to nobody else."""
 

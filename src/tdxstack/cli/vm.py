@@ -18,7 +18,9 @@ from rich.text import Text
 
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.edge import surroundings
+from tdxstack.cli.sudo import become_invoking_user
 from tdxstack.cli.vm_control import dry_run_option, reboot, resume, rm, stop, suspend, timeout_option
+from tdxstack.cli.vm_create import create, start
 from tdxstack.cli.vm_export import export
 from tdxstack.errors import UsageError
 from tdxstack.machine.console import attach
@@ -33,11 +35,14 @@ FOLLOW_SECONDS = 0.2
 
 
 @click.group()
-def vm() -> None:
+@click.pass_context
+def vm(ctx: click.Context) -> None:
     """Make, list, show, enter and control machines."""
+    if ctx.invoked_subcommand != "create":
+        become_invoking_user()
 
 
-for command in (export, suspend, resume, reboot, stop, rm):
+for command in (create, start, export, suspend, resume, reboot, stop, rm):
     vm.add_command(command)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import click
 
@@ -185,13 +185,16 @@ def print_steps(names: Sequence[str], plan: Callable[[Machine], list[str]], as_j
     machines = Machines(surroundings())
     planned = {name: plan(machines.open(name)) for name in unique(names)}
     if as_json:
-        print_json(
-            {"steps": [{"machine": name, "text": step} for name, told in planned.items() for step in told]}
-        )
+        print_json(steps_document(planned))
         return
     for name, told in planned.items():
         for step in told:
             click.echo(f"would  {name}: {step}")
+
+
+def steps_document(planned: Mapping[str, Sequence[str]]) -> dict[str, object]:
+    """The steps of each machine, as JSON has them."""
+    return {"steps": [{"machine": name, "text": step} for name, told in planned.items() for step in told]}
 
 
 def unique(names: Sequence[str]) -> list[str]:

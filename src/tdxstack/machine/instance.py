@@ -117,7 +117,8 @@ async def end(files: MachineFiles, pid: int) -> None:
 def remove_sockets(files: MachineFiles) -> None:
     """Remove what only a running machine has; nothing happens while it runs."""
     if not is_locked(files.lock):
-        for path in (files.monitor, files.console_socket, files.agent, files.handshake):
+        sockets = (files.monitor, files.console_socket, files.agent, files.tpm_socket)
+        for path in (*sockets, files.handshake):
             path.unlink(missing_ok=True)
 
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 import asyncio
 import shlex
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 
-from tdxstack.errors import CommandError, UnavailableError
+from tdxstack.errors import CommandError, UnavailableError, UsageError
 from tdxstack.machine import control, readiness
 from tdxstack.machine.control import ASK_SECONDS, NO_REBOOT, RebootMode, StopMode
 from tdxstack.machine.events import Event, EventLog
 from tdxstack.machine.instance import LONGEST_WAIT, until, why_ended
 from tdxstack.machine.readiness import OnLine, unseen
 from tdxstack.machine.ssh import IN_GUEST, SSH_FAILED, Ssh
+from tdxstack.machine.starting import start_machine
 from tdxstack.machine.store import MachineFiles, MachineState, MachineStore
 from tdxstack.machine.twin import twin
-from tdxstack.run import Completed, run_async
+from tdxstack.run import Completed, Leash, run_async
 
 BOOT_SECONDS = 600.0
 COMMAND_SECONDS = 600.0
@@ -37,10 +39,19 @@ class Machine:
     `CommandError` where QEMU, the guest or a program refuses, fails, or takes longer than `timeout` seconds.
     """
 
-    def __init__(self, store: MachineStore, name: str, programs: Programs) -> None:
+    def __init__(
+        self,
+        store: MachineStore,
+        name: str,
+        programs: Programs,
+        clock: Callable[[], datetime],
+        leash: Leash | None = None,
+    ) -> None:
         self.name = name
         self._store = store
         self._programs = programs
+        self._clock = clock
+        self._leash = leash
 
     @property
     def files(self) -> MachineFiles:
@@ -68,6 +79,19 @@ class Machine:
                 hint="give it the user network, or use the guest agent or the console",
             )
         return Ssh(tuple(self._programs("ssh")), port, self.files.ssh_key, self.files.known_hosts)
+
+    @twin
+    async def start(self) -> None:
+        """Start it, with its disk as it was left; return once QEMU runs and answers.
+
+        Raises `UsageError` where it runs already.
+        """
+        self._store.require(self.name)
+        with self._store.claim(self.name):
+            if self.is_running:
+                hint = f"stop it first: tdx vm stop {self.name}"
+                raise UsageError(f"machine {self.name!r} is running already", hint=hint)
+            await start_machine(self._store, self.name, self._clock(), leash=self._leash)
 
     @twin
     async def state(self) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tdxstack import yaml_text
-from tdxstack.errors import UnavailableError
+from tdxstack.errors import UnavailableError, UsageError
 from tdxstack.machine.spec import HINT, WHAT, MachineSpec
 from tdxstack.machine.spec_values import DIRECTORY
 
@@ -15,16 +17,53 @@ def read_spec(path: Path) -> MachineSpec:
 
     Raises `UnavailableError` where it cannot be read, and as `parse_spec` does.
     """
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise UnavailableError(
-            f"{path} cannot be read: {error.strerror}", hint="name a file that describes a machine"
-        ) from None
-    return parse_spec(text, path.absolute().parent)
+    return changed_spec(path, {})
+
+
+def changed_spec(path: Path | None, changes: Mapping[str, object]) -> MachineSpec:
+    """The machine of a file, or a default one, with fields in their written form, as if they stood there.
+
+    A field of a part has dots in its name: `td.debug`. Relative paths among `changes` start from the current
+    directory. Raises as `read_spec` does, and `UsageError` for a field of what has no fields.
+    """
+    if path is None:
+        document: object = {}
+        directory = Path().absolute()
+    else:
+        document = yaml_text.load(_read(path), WHAT, hint=HINT)
+        directory = path.absolute().parent
+    if not isinstance(document, dict):
+        return MachineSpec.model_validate(document)
+    for place, value in changes.items():
+        _change(document, place, value)
+    return MachineSpec.model_validate(document, context={DIRECTORY: directory})
+
+
+def write_spec(spec: MachineSpec) -> bytes:
+    """What `parse_spec` reads `spec` from, in JSON, which is YAML too: the fields that were given."""
+    return spec.model_dump_json(exclude_unset=True, indent=1).encode()
 
 
 def parse_spec(text: bytes, directory: Path) -> MachineSpec:
     """Read a machine in YAML. Raises `MalformedError` that lists everything that is wrong, with its place."""
     document = yaml_text.load(text, WHAT, hint=HINT)
     return MachineSpec.model_validate(document, context={DIRECTORY: directory})
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnavailableError(
+            f"{path} cannot be read: {error.strerror}", hint="name a file that describes a machine"
+        ) from None
+
+
+def _change(document: dict[str, Any], place: str, value: object) -> None:
+    *parts, last = place.split(".")
+    for part in parts:
+        inner = document.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"{place}: {part} has no fields in this specification", hint=HINT)
+        document = inner
+    document[last] = value

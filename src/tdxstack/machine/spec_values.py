@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import BeforeValidator, ValidationInfo
+from pydantic import BeforeValidator, PlainSerializer, ValidationInfo
 
 DIGEST_SIZE: Final = 48
 """Bytes in MRCONFIGID, MROWNER and MROWNERCONFIG (SHA-384 sized)."""
@@ -121,6 +121,13 @@ def _quote_address(value: object) -> object:
     return VsockAddress(int(match[1]), int(match[2]))
 
 
+def _quote_text(address: QuoteAddress) -> str:
+    """What `_quote_address` reads."""
+    if isinstance(address, UnixAddress):
+        return f"unix:{address.path}"
+    return f"vsock:{address.cid}:{address.port}" if isinstance(address, VsockAddress) else "none"
+
+
 def _forward(value: object) -> object:
     """A mapping of what "[ADDRESS:]HOST:GUEST[/udp]" says."""
     if not isinstance(value, str):
@@ -165,10 +172,12 @@ def _before(read: Callable[[object], object]) -> BeforeValidator:
 MiB = Annotated[int, _before(_size)]
 """Memory in MiB, also as "2G"."""
 
-Digest = Annotated[bytes, _before(_digest)]
+Digest = Annotated[bytes, _before(_digest), PlainSerializer(bytes.hex, when_used="json")]
 Mac = Annotated[str, _before(_mac)]
 Cpus = Annotated[tuple[int, ...], _before(_cpus)]
-QuoteService = Annotated[QuoteAddress, _before(_quote_address)]
+QuoteService = Annotated[
+    QuoteAddress, _before(_quote_address), PlainSerializer(_quote_text, when_used="json")
+]
 FilePath = Annotated[Path, BeforeValidator(_path)]
 Line = Annotated[str, _before(_line)]
 FORWARD_TEXT = _before(_forward)

@@ -1,58 +1,98 @@
-"""From a specification to a machine that runs."""
+"""From a specification to a machine that runs: written down, and started as it is written."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import datetime
 
-from tdxstack.files import write_atomically
-from tdxstack.machine.instance import end, event_log_options, ssh_port, start_qemu
+from tdxstack.files import make_private
+from tdxstack.machine.instance import end, event_log_options, ssh_port, start_qemu, until
 from tdxstack.machine.placement import Placement
 from tdxstack.machine.qemu_command import build_qemu_command
 from tdxstack.machine.spec import MachineSpec
-from tdxstack.machine.store import MachineState, MachineStore
-from tdxstack.run import Leash
+from tdxstack.machine.store import MachineFiles, MachineState, MachineStore
+from tdxstack.quoting import service
+from tdxstack.run import Leash, start
+
+TPM_SECONDS = 10.0
 
 
-async def start_machine(
-    store: MachineStore,
-    spec: MachineSpec,
-    placement: Placement,
-    now: datetime,
-    *,
-    holds: Sequence[int] = (),
-    leash: Leash | None = None,
-) -> MachineState:
-    """Start QEMU for `spec`; the caller has claimed the name, prepared its files and made its disk overlay.
-
-    QEMU outlives this process, unless it is on a `leash`. It holds the machine's lock, and the file
-    descriptors of `holds`, for as long as it lives. What is known of it is saved at once, so that it can be
-    ended whatever happens here. Raises as `start_qemu` does; it is ended if anything goes wrong.
-    """
-    files = store.files(spec.name)
-    write_atomically(files.authorized_key, placement.authorized_key.encode() + b"\n")
-    argv = [*build_qemu_command(spec, placement, files), *event_log_options(files)]
-    state = MachineState(
+def state_of(spec: MachineSpec, placement: Placement, files: MachineFiles) -> MachineState:
+    """What is remembered of a machine before its first start. Raises as `build_qemu_command` does."""
+    return MachineState(
         name=spec.name,
         platform=placement.platform.value,
         emulated=placement.silicon is not None,
         pid=0,
         ssh_port=0,
-        started=now.isoformat(timespec="seconds"),
-        argv=argv,
+        started="",
+        argv=[*build_qemu_command(spec, placement, files), *event_log_options(files)],
+        kind=spec.kind.value,
+        quoting=placement.silicon is not None and spec.td.quote_service is None,
     )
+
+
+async def start_machine(
+    store: MachineStore, name: str, now: datetime, *, leash: Leash | None = None
+) -> MachineState:
+    """Start the QEMU of a machine that was written down, and what it needs; the caller has claimed the name.
+
+    QEMU outlives this process, unless it is on a `leash`. Its process id is saved at once, so that it can be
+    ended whatever happens here. Raises as `start_qemu` does; everything is ended if anything goes wrong.
+    """
+    state = store.load(name)
+    files = store.files(name)
+    make_private(files.runtime)
 
     def started(pid: int) -> None:
         nonlocal state
-        state = replace(state, pid=pid)
+        state = replace(state, pid=pid, ssh_port=0, started=now.isoformat(timespec="seconds"))
         store.save(state)
 
-    await start_qemu(files, argv, holds=holds, leash=leash, on_start=started)
-    try:
-        state = replace(state, ssh_port=await ssh_port(files))
-        store.save(state)
-    except BaseException:
-        await end(files, state.pid)
-        raise
+    async with _quoting(store, state) as holds, _tpm(files, state):
+        await start_qemu(files, state.argv, holds=holds, leash=leash, on_start=started)
+        try:
+            state = replace(state, ssh_port=await ssh_port(files))
+            store.save(state)
+        except BaseException:
+            await end(files, state.pid)
+            raise
     return state
+
+
+@contextlib.asynccontextmanager
+async def _quoting(store: MachineStore, state: MachineState) -> AsyncIterator[list[int]]:
+    """What QEMU is to hold, so that the quote generation service lasts as long as it needs it."""
+    if not state.quoting:
+        yield []
+        return
+    places = store.directories
+    # Need the service before asking for it, so that it cannot go in between; QEMU then goes on needing it.
+    with service.Service.of_user(places.runtime).use(state.name) as need:
+        await asyncio.to_thread(
+            service.ensure_running, places.runtime, places.data / "pki", places.data / "qgs.log"
+        )
+        yield [need]
+
+
+@contextlib.asynccontextmanager
+async def _tpm(files: MachineFiles, state: MachineState) -> AsyncIterator[None]:
+    """The machine's TPM, for QEMU to connect to in the block; swtpm ends by itself when QEMU does."""
+    if not state.tpm:
+        yield
+        return
+    make_private(files.tpm_state)
+    files.tpm_socket.unlink(missing_ok=True)
+    leash = Leash()
+    try:
+        leash.tie(start(state.tpm, log=files.qemu_log, pass_fds=[leash.descriptor]))
+        complaint = f"the TPM did not start within {TPM_SECONDS:g} s"
+        await until(files.tpm_socket.exists, TPM_SECONDS, complaint, hint=f"see {files.qemu_log}")
+        yield
+    except BaseException:
+        leash.cut()
+        raise
+    leash.release()

@@ -5,7 +5,14 @@ from __future__ import annotations
 import json
 
 from tdxstack.machine.control import RebootMode, StopMode
-from tdxstack.machine.store import MachineFiles
+from tdxstack.machine.store import MachineFiles, MachineState
+from tdxstack.run import command_line
+
+
+def start(files: MachineFiles, state: MachineState) -> list[str]:
+    qgs = ["start the quote generation service of this user, unless it runs"] if state.quoting else []
+    tpm = [command_line(state.tpm)] if state.tpm else []
+    return [*qgs, *tpm, command_line(state.argv)]
 
 
 def suspend(files: MachineFiles) -> list[str]:
@@ -19,9 +26,7 @@ def resume(files: MachineFiles) -> list[str]:
 def stop(files: MachineFiles, mode: StopMode | None, timeout: float) -> list[str]:
     wait = f"wait up to {timeout:g} s for its process to end"
     powerdown, quit_it = _qmp(files, "system_powerdown"), _qmp(files, "quit")
-    agent = (
-        f'guest agent at {files.agent}: {{"execute": "guest-shutdown", "arguments": {{"mode": "powerdown"}}}}'
-    )
+    agent = _agent(files, "powerdown")
     signals = "if it still runs: SIGTERM, then SIGKILL, to its process"
     return {
         None: [powerdown, wait, quit_it, signals],
@@ -33,9 +38,7 @@ def stop(files: MachineFiles, mode: StopMode | None, timeout: float) -> list[str
 
 
 def reboot(files: MachineFiles, mode: RebootMode, timeout: float) -> list[str]:
-    agent = (
-        f'guest agent at {files.agent}: {{"execute": "guest-shutdown", "arguments": {{"mode": "reboot"}}}}'
-    )
+    agent = _agent(files, "reboot")
     asked = {
         RebootMode.SSH: ["by SSH: systemctl reboot"],
         RebootMode.AGENT: [agent],
@@ -54,6 +57,11 @@ def reboot(files: MachineFiles, mode: RebootMode, timeout: float) -> list[str]:
 
 def remove(files: MachineFiles) -> list[str]:
     return [f"delete {files.directory}", f"delete {files.runtime}"]
+
+
+def _agent(files: MachineFiles, mode: str) -> str:
+    request = {"execute": "guest-shutdown", "arguments": {"mode": mode}}
+    return f"guest agent at {files.agent}: {json.dumps(request)}"
 
 
 def _qmp(files: MachineFiles, command: str, **arguments: object) -> str:

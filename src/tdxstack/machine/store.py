@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tdxstack.errors import MalformedError, UnavailableError, UsageError
@@ -35,6 +35,21 @@ class MachineFiles:
     @property
     def state(self) -> Path:
         return self.directory / "state.json"
+
+    @property
+    def spec(self) -> Path:
+        """What the machine was asked to be."""
+        return self.directory / "spec.json"
+
+    @property
+    def owner(self) -> Path:
+        """Held by the process that an automatically destroyed machine belongs to."""
+        return self.directory / "owner.lock"
+
+    @property
+    def tpm_state(self) -> Path:
+        """Directory of what the TPM keeps."""
+        return self.directory / "tpm"
 
     @property
     def disk(self) -> Path:
@@ -105,7 +120,7 @@ class MachineFiles:
 
     @property
     def agent(self) -> Path:
-        """The port of the guest agent."""
+        """The channel of the guest agent."""
         return self.runtime / "agent"
 
     @property
@@ -119,7 +134,7 @@ class MachineFiles:
 
 @dataclass(frozen=True, slots=True)
 class MachineState:
-    """What is remembered of a machine that was started."""
+    """What is remembered of a machine."""
 
     name: str
     platform: str
@@ -127,14 +142,22 @@ class MachineState:
     pid: int
     ssh_port: int
     started: str
-    """UTC, ISO 8601."""
+    """UTC, ISO 8601; empty before the first start."""
     argv: list[str]
+    kind: str = "td"
+    quoting: bool = False
+    """Whether it needs the user's own quote generation service."""
+    tpm: list[str] = field(default_factory=list)
+    """The command of its TPM, which runs as long as QEMU does; empty without one."""
+    autodestroy: bool = False
+    """Whether it ends, and is removed, with the process that made it."""
 
 
 class MachineStore:
     """All machines of one user."""
 
     def __init__(self, directories: Directories) -> None:
+        self.directories = directories
         self._data = directories.data / "machines"
         self._runtime = directories.runtime / "machines"
 

@@ -41,10 +41,12 @@ class Monitor:
 async def connect(socket: Path, within: float = CONNECT_TIMEOUT) -> AsyncIterator[Monitor]:
     """Connect to the QMP socket at `socket`; `UnavailableError` where nobody answers `within` seconds."""
     client = QMPClient("tdx")
-    client.logger.propagate = False
+    client.logger.disabled = True
     try:
         await asyncio.wait_for(client.connect(str(socket)), within)
-    except (QMPError, OSError, TimeoutError) as error:
+    except (QMPError, OSError, TimeoutError, AssertionError) as error:
+        # An assertion of the library's fails where QEMU ends in the middle of the greeting.
+        await _disconnect(client)
         raise UnavailableError(
             f"no QEMU monitor answers at {socket}: {error or 'timed out'}",
             hint="the machine has ended, or another program holds its monitor",
@@ -52,5 +54,9 @@ async def connect(socket: Path, within: float = CONNECT_TIMEOUT) -> AsyncIterato
     try:
         yield Monitor(client)
     finally:
-        with contextlib.suppress(QMPError, OSError, EOFError):
-            await client.disconnect()
+        await _disconnect(client)
+
+
+async def _disconnect(client: QMPClient) -> None:
+    with contextlib.suppress(QMPError, OSError, EOFError, AssertionError):
+        await client.disconnect()

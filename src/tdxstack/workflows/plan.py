@@ -42,14 +42,21 @@ def plan_up(request: UpRequest, surroundings: Surroundings) -> list[Step]:
     request.refuse_contradictions(choice.platform)
     return [
         Step("platform", False, f"platform: {choice.platform.value} ({choice.reason})"),
+        *plan_parts(request, choice, surroundings),
+        _trust(surroundings) if choice.emulated else _collateral(request),
+        _machine(request, surroundings),
+    ]
+
+
+def plan_parts(request: UpRequest, choice: PlatformChoice, surroundings: Surroundings) -> list[Step]:
+    """What is found, fetched or built before there can be a machine."""
+    return [
         *_packages(choice),
         _archive(request),
         *_programs(surroundings),
         *([_emulator(request, surroundings)] if choice.emulated else []),
         _firmware(request, surroundings),
         _image(request, surroundings),
-        _trust(surroundings) if choice.emulated else _collateral(request),
-        _machine(request, surroundings),
     ]
 
 

@@ -24,17 +24,15 @@ from tdxstack.image.built import Image
 from tdxstack.machine import control
 from tdxstack.machine.control import StopMode
 from tdxstack.machine.machine import BOOT_SECONDS, DOWN_SECONDS, Machine
-from tdxstack.machine.placement import EmulatedSilicon, Placement
+from tdxstack.machine.placement import Placement
 from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.spec_parts import Emulation, PageTracking, Td
-from tdxstack.machine.spec_values import UnixAddress
 from tdxstack.machine.ssh import seen_host_key
 from tdxstack.machine.starting import start_machine
 from tdxstack.machine.store import MachineFiles, MachineState, MachineStore, check_name
 from tdxstack.measurement.mrtd import mrtd
 from tdxstack.platform import Platform, PlatformChoice, choose_platform
 from tdxstack.quoting.pki import Pki, open_pki
-from tdxstack.quoting.service import Service, ensure_running
 from tdxstack.run import Report, silent
 from tdxstack.toolbox.release import Release
 from tdxstack.verification.boot import BootResult, Expectation, verify_boot
@@ -43,6 +41,7 @@ from tdxstack.verification.inputs import ParsedCollateral
 from tdxstack.verification.policy import Policy
 from tdxstack.verification.result import Status
 from tdxstack.workflows.images import find_image
+from tdxstack.workflows.machines import Machines, Plan, silicon
 from tdxstack.workflows.quote_collateral import (
     CollateralFor,
     collateral_of_file,
@@ -52,8 +51,6 @@ from tdxstack.workflows.workshop import Surroundings, Workshop
 
 EVIDENCE_SECONDS = 180.0
 GUEST_HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
-INTEL_QGS_SOCKET = Path("/var/run/tdx-qgs/qgs.socket")
-"""Where Intel's tdx-qgs package listens when it is configured for a unix socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,11 +227,12 @@ def _bring_up(
     )
     phases = Phases()
     parts = gather(request, choice, surroundings, workshop, phases)
-    files = store.prepare(request.name)
-    machine = Machine(store, request.name, workshop.program)
+    machines = Machines(surroundings, workshop=workshop)
+    files, machine = store.files(request.name), machines.machine(request.name)
     try:
         with phases.measure("start"):
-            state = _start(request, choice, parts, store, surroundings, workshop)
+            machines.write_down(_plan(request, choice, parts, machines, workshop))
+            state = asyncio.run(start_machine(store, request.name, surroundings.clock()))
         with phases.measure("boot"):
             report("booting", None)
             machine.wait_for_ssh(timeout=BOOT_SECONDS, on_line=on_console)
@@ -278,6 +276,21 @@ def _verify(
         anchors=(parts.anchor,),
         policy=Policy(allow_emulated=choice.emulated, required_attributes=TD_ATTRIBUTE_SEPT_VE_DISABLE),
     )
+
+
+def _plan(
+    request: UpRequest, choice: PlatformChoice, parts: Parts, machines: Machines, workshop: Workshop
+) -> Plan:
+    placement = Placement(
+        platform=choice.platform,
+        qemu=parts.qemu,
+        firmware=parts.firmware.path,
+        authorized_key="",
+        silicon=silicon(parts.pki) if parts.pki else None,
+        quote_service=machines.quote_service(choice.platform),
+        td_can_reset=not choice.emulated and workshop.abilities(parts.qemu).td_can_reset,
+    )
+    return Plan(request.spec, placement, parts.image)
 
 
 def _end(store: MachineStore, name: str) -> None:
@@ -334,50 +347,6 @@ def _given_collateral(request: UpRequest) -> CollateralFor:
         return collateral_of_service(request.collateral_client)
     assert request.collateral is not None, "refuse_contradictions has seen to it"
     return collateral_of_file(request.collateral)
-
-
-def _start(
-    request: UpRequest,
-    choice: PlatformChoice,
-    parts: Parts,
-    store: MachineStore,
-    surroundings: Surroundings,
-    workshop: Workshop,
-) -> MachineState:
-    files = store.files(request.name)
-    workshop.overlay(parts.image, files.disk)
-    placement = Placement(
-        platform=choice.platform,
-        qemu=parts.qemu,
-        firmware=parts.firmware.path,
-        authorized_key=workshop.ssh_key(files.ssh_key),
-        silicon=_silicon(parts.pki) if parts.pki else None,
-        quote_service=UnixAddress(_quote_socket(surroundings, choice)),
-        td_can_reset=not choice.emulated and workshop.abilities(parts.qemu).td_can_reset,
-    )
-    if parts.pki is None:
-        return asyncio.run(start_machine(store, request.spec, placement, surroundings.clock()))
-    directories = surroundings.directories
-    # Need the service before asking for it, so that it cannot go in between; QEMU then goes on needing it.
-    with Service.of_user(directories.runtime).use(request.name) as need:
-        ensure_running(directories.runtime, directories.data / "pki", directories.data / "qgs.log")
-        starting = start_machine(store, request.spec, placement, surroundings.clock(), holds=[need])
-        return asyncio.run(starting)
-
-
-def _quote_socket(surroundings: Surroundings, choice: PlatformChoice) -> Path:
-    if choice.emulated:
-        return Service.of_user(surroundings.directories.runtime).socket
-    return INTEL_QGS_SOCKET
-
-
-def _silicon(pki: Pki) -> EmulatedSilicon:
-    return EmulatedSilicon(
-        mac_key=pki.report_mac_key_file,
-        mrseam=pki.platform.mrseam,
-        cpusvn=pki.platform.cpusvn,
-        tee_tcb_svn=pki.platform.tee_tcb_svn,
-    )
 
 
 def collect_evidence(machine: Machine, nonce: bytes) -> Evidence:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Protocol
 
 from tdxstack.emulator import build as emulator_build
 from tdxstack.emulator import source as emulator_source
@@ -47,6 +48,16 @@ class Surroundings:
     firmware_places: tuple[Path, ...]
     """Directories of QEMU firmware descriptors, the most specific first."""
     clock: Callable[[], datetime]
+
+
+class DiskImage(Protocol):
+    """A disk image that others can be made from."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def format(self) -> str: ...
 
 
 class Workshop:
@@ -154,6 +165,11 @@ class Workshop:
             )
         return program
 
+    def ordinary_qemu(self) -> tuple[str, ...]:
+        """The QEMU for machines that are no TDs: the host's, else the emulating one."""
+        program = shutil.which("qemu-system-x86_64", path=self._surroundings.search_path)
+        return (program,) if program else tuple(self.emulator().argv_prefix)
+
     def image(
         self, recipe: ImageRecipe | None = None, *, refresh: bool = False, lock: Lock | None = None
     ) -> Image:
@@ -190,24 +206,28 @@ class Workshop:
 
         return Origin(distribution, release, apt)
 
-    def overlay(self, image: Image, path: Path) -> None:
-        """Make a disk at `path` that reads from `image` and takes all writes itself."""
-        program = self.toolbox.program("qemu-img", self._report)
+    def overlay(self, base: DiskImage, path: Path) -> None:
+        """Make a disk at `path` that reads from `base` and takes all writes itself."""
         path.unlink(missing_ok=True)
-        run(
-            program.argv("create", "-q", "-f", "qcow2", "-b", image.path, "-F", image.format, path),
-            timeout=KEYGEN_SECONDS,
-        )
+        run(self.overlay_command(base, path), timeout=KEYGEN_SECONDS)
+
+    def overlay_command(self, base: DiskImage, path: Path) -> list[str]:
+        """The command that makes such a disk."""
+        backing = ["-b", str(base.path), "-F", base.format]
+        return [*self.program("qemu-img"), "create", "-q", "-f", "qcow2", *backing, str(path)]
 
     def ssh_key(self, path: Path) -> str:
         """Make an SSH key pair at `path` if there is none; return the public half, one line."""
         public = path.with_name(f"{path.name}.pub")
         if not public.exists():
             path.unlink(missing_ok=True)
-            program = self.toolbox.program("ssh-keygen", self._report)
-            argv = program.argv("-q", "-t", "ed25519", "-N", "", "-C", "tdxstack", "-f", path)
-            run(argv, timeout=KEYGEN_SECONDS)
+            run(self.ssh_key_command(path), timeout=KEYGEN_SECONDS)
         return public.read_text(encoding="ascii").strip()
+
+    def ssh_key_command(self, path: Path) -> list[str]:
+        """The command that makes such a key pair."""
+        options = ["-q", "-t", "ed25519", "-N", "", "-C", "tdxstack"]
+        return [*self.program("ssh-keygen"), *options, "-f", str(path)]
 
     @property
     def own_keys_directory(self) -> Path:

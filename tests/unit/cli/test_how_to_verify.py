@@ -111,7 +111,7 @@ def test_the_python_of_the_page_runs(files: Files, boot: Recorded, monkeypatch: 
     )
     Path("policy.yaml").write_text("{}")
     page = (DOCS / "how-to/use-from-python.md").read_text()
-    _, verifying, signing, replaying = blocks(page, "python")
+    *_, verifying, signing, replaying = blocks(page, "python")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(verifying + signing, {})

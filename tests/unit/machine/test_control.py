@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,11 @@ def running(store: MachineStore) -> Iterator[MachineStore]:
 
 @pytest.fixture
 def vm(store: MachineStore) -> Machine:
-    return Machine(store, "td", lambda name: [f"/bin/{name}"])
+    return Machine(store, "td", lambda name: [f"/bin/{name}"], clock)
+
+
+def clock() -> datetime:
+    return datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Qemu:
@@ -122,7 +127,7 @@ def test_what_does_not_run_is_not_controlled(store: MachineStore, vm: Machine, a
     with pytest.raises(UnavailableError, match=r"not running any more: QEMU has ended: qemu: out of memory"):
         action.__get__(vm, Machine)()
     with pytest.raises(UsageError, match="no machine"):
-        action.__get__(Machine(store, "other", lambda name: []), Machine)()
+        action.__get__(Machine(store, "other", lambda name: [], clock), Machine)()
 
 
 def test_a_machine_that_another_command_controls(running: MachineStore, vm: Machine, qemu: Qemu) -> None:
@@ -269,7 +274,7 @@ def test_programs_that_fail_in_the_guest(
     ssh = tmp_path / "ssh"
     ssh.write_text(f"#!/bin/sh\necho no route >&2; {script}\n")
     ssh.chmod(0o755)
-    vm = Machine(running, "td", lambda name: [str(ssh)])
+    vm = Machine(running, "td", lambda name: [str(ssh)], clock)
     with pytest.raises(CommandError) as caught:
         vm.run(["date"])
     assert caught.value.message == message
@@ -279,7 +284,7 @@ def test_program_that_does_not_end_in_the_guest(running: MachineStore, tmp_path:
     ssh = tmp_path / "ssh"
     ssh.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid; exec sleep 60\n")
     ssh.chmod(0o755)
-    vm = Machine(running, "td", lambda name: [str(ssh)])
+    vm = Machine(running, "td", lambda name: [str(ssh)], clock)
     with pytest.raises(CommandError, match=r"did not end within 0.5 s"):
         vm.run(["date"], timeout=0.5)
     with pytest.raises(ProcessLookupError):

@@ -22,9 +22,8 @@ from tdxstack.files import Directories, is_locked
 from tdxstack.machine import control, instance
 from tdxstack.machine.control import StopMode
 from tdxstack.machine.instance import why_ended
-from tdxstack.machine.placement import Placement
 from tdxstack.machine.readiness import Mark, until_ready
-from tdxstack.machine.starting import start_machine
+from tdxstack.machine.starting import start_machine, state_of
 from tdxstack.machine.store import MachineState, MachineStore
 from tdxstack.run import Leash
 from tests.golden.test_qemu_command import EMULATED, TD
@@ -77,6 +76,8 @@ FAKE_QEMU = textwrap.dedent(
             request = json.loads(data)
             number = {key: request[key] for key in ("id",) if key in request}
             answer = {"return": {}}
+            if request["execute"] == "query-status":
+                answer = {"return": {"status": "running"}}
             if request["execute"] == "human-monitor-command":
                 answer = {"return": "  TCP[HOST_FORWARD]  14  127.0.0.1 0  10.0.2.15    22     0     0"}
                 if mode == "refuses":
@@ -105,12 +106,14 @@ def program(tmp_path: Path) -> Path:
 
 
 def begin(store: MachineStore, program: Path, mode: str) -> MachineState:
-    store.prepare("td")
-    return asyncio.run(start_machine(store, TD, placement(program, mode), NOW))
+    write_down(store, program, mode)
+    return asyncio.run(start_machine(store, "td", NOW))
 
 
-def placement(program: Path, mode: str) -> Placement:
-    return replace(EMULATED, qemu=(sys.executable, str(program), mode))
+def write_down(store: MachineStore, program: Path, mode: str) -> None:
+    files = store.prepare("td")
+    qemu = (sys.executable, str(program), mode)
+    store.save(replace(state_of(TD, replace(EMULATED, qemu=qemu), files), quoting=False))
 
 
 def stop(store: MachineStore) -> None:
@@ -273,9 +276,9 @@ def test_interrupt_while_it_starts_leaves_nothing(store: MachineStore, program: 
 
 
 def test_leashed_machine_ends_with_its_leash(store: MachineStore, program: Path) -> None:
-    store.prepare("td")
+    write_down(store, program, "boots")
     leash = Leash()
-    asyncio.run(start_machine(store, TD, placement(program, "boots"), NOW, leash=leash))
+    asyncio.run(start_machine(store, "td", NOW, leash=leash))
     assert store.is_running("td")
     leash.cut()
     asyncio.run(instance.until_ended(store.files("td"), 10))

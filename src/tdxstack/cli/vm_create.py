@@ -1,0 +1,150 @@
+"""`tdx vm create` and `tdx vm start`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tdxstack import yaml_text
+from tdxstack.cli import json_option, print_json
+from tdxstack.cli.edge import mirror_options, prepare_host, surroundings, yes_option
+from tdxstack.cli.progress import ProgressDisplay, progress_display
+from tdxstack.cli.sudo import become_invoking_user
+from tdxstack.cli.vm_control import (
+    dry_run_option,
+    for_each,
+    names_argument,
+    print_steps,
+    steps_document,
+    timeout_option,
+)
+from tdxstack.errors import UsageError
+from tdxstack.machine import steps
+from tdxstack.machine.machine import BOOT_SECONDS, Machine
+from tdxstack.machine.spec import HINT, MachineSpec
+from tdxstack.machine.spec_file import changed_spec
+from tdxstack.machine.spec_parts import Kind
+from tdxstack.platform import Platform, choose_platform
+from tdxstack.workflows.machines import Machines
+from tdxstack.workflows.plan import plan_parts
+from tdxstack.workflows.up import UpRequest
+from tdxstack.workflows.workshop import Surroundings, Workshop
+
+SSH, AGENT = "ssh", "agent"
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--name", help="Its name. [default: the specification's, else td]")
+@click.option("--kind", type=click.Choice([kind.value for kind in Kind]), help="[default: td]")
+@click.option("--platform", type=click.Choice([platform.value for platform in Platform]))
+@click.option("--vcpus", help="Virtual CPUs. [default: 2]")
+@click.option("--memory", help="Memory, as 2G or a number of MiB. [default: 2G]")
+@click.option(
+    "--image", type=click.Path(path_type=Path), help="Disk to boot from. [default: tdx's own image]"
+)
+@click.option("--firmware", type=click.Path(path_type=Path), help="Firmware to boot with.")
+@click.option(
+    "--set",
+    "fields",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Any field of the specification, its parts with dots (td.debug=true); VALUE is YAML. Repeatable.",
+)
+@click.option(
+    "--nokaslr",
+    is_flag=True,
+    help="For debugging: boot the image's kernel directly, at the addresses that its symbols have.",
+)
+@mirror_options
+@yes_option
+@click.option("--dry-run", is_flag=True, help="Say what would be fetched, made and run, and do nothing.")
+@json_option
+def create(
+    file: Path | None,
+    fields: tuple[str, ...],
+    nokaslr: bool,
+    mirror: str,
+    require_fresh: bool,
+    yes: bool,
+    dry_run: bool,
+    as_json: bool,
+    **options: str | Path | None,
+) -> None:
+    """Make a machine of a specification FILE, of options, or of both.
+
+    What is missing is fetched and built first. The machine does not run yet: see tdx vm start. Its disk is an
+    overlay that lasts until tdx vm rm; the image that it reads from is never written.
+    """
+    spec = _spec(file, options, fields)
+    if dry_run:
+        become_invoking_user()
+        told = _planned(spec, surroundings(), nokaslr)
+        if as_json:
+            print_json(steps_document({spec.name: told}))
+        for step in [] if as_json else told:
+            click.echo(f"would  {spec.name}: {step}")
+        return
+    with progress_display() as display:
+        prepare_host(["emulator", "image"], yes=yes, report=display.report, note=display.note)
+        where = surroundings()
+        workshop = Workshop(where, mirror=mirror, require_fresh=require_fresh, report=display.report)
+        machine = Machines(where, workshop=workshop).create(spec, no_kaslr=nokaslr)
+    if as_json:
+        print_json({"name": machine.name, "state": machine.state(), "files": str(machine.files.directory)})
+
+
+def _spec(file: Path | None, options: dict[str, str | Path | None], fields: tuple[str, ...]) -> MachineSpec:
+    # A path on the command line starts from where one is, wherever the file may be.
+    changes: dict[str, object] = {
+        name: str(value.absolute()) if isinstance(value, Path) else value
+        for name, value in options.items()
+        if value is not None
+    }
+    for text in fields:
+        place, given, value = text.partition("=")
+        if not given:
+            raise UsageError(f"--set {text!r} is not FIELD=VALUE", hint=HINT)
+        changes[place] = yaml_text.load(value.encode(), f"--set {place}", hint=HINT)
+    spec = changed_spec(file, changes)
+    return spec if spec.name else spec.changed(name="td")
+
+
+def _planned(spec: MachineSpec, where: Surroundings, nokaslr: bool) -> list[str]:
+    """What is to be fetched or built; where nothing is, the commands that make the machine and start it."""
+    platform = spec.platform if spec.kind is Kind.TD else spec.platform or Platform.EMULATED
+    choice = choose_platform(where.host, platform)
+    request = UpRequest(name=spec.name, platform=choice.platform, firmware=spec.firmware)
+    missing = [step.text for step in plan_parts(request, choice, where) if step.needed]
+    if missing:
+        return [*missing, "make the machine of these parts; --dry-run says how once they are there"]
+    machines = Machines(where)
+    return machines.steps(machines.plan(spec, no_kaslr=nokaslr))
+
+
+@click.command()
+@names_argument
+@click.option(
+    "--wait", "awaited", type=click.Choice([SSH, AGENT]), help="Until SSH, or the guest agent, answers."
+)
+@timeout_option(BOOT_SECONDS)
+@dry_run_option
+@json_option
+def start(names: tuple[str, ...], awaited: str | None, timeout: float, dry_run: bool, as_json: bool) -> None:
+    """Start machines that were created, or have ended, with their disks as they were left. [default: td]
+
+    Returns once QEMU runs and answers, or with --wait once the guest does.
+    """
+    if dry_run:
+        print_steps(names, lambda vm: steps.start(vm.files, vm.record), as_json)
+        return
+
+    async def begin(vm: Machine, display: ProgressDisplay) -> None:
+        await vm.start.aio()
+        if awaited == SSH:
+            await vm.wait_for_ssh.aio(timeout=timeout, on_line=display.console_line)
+        elif awaited == AGENT:
+            await vm.wait_for_agent.aio(timeout=timeout, on_line=display.console_line)
+
+    for_each(names, begin, "starting", as_json)

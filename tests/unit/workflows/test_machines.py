@@ -1,0 +1,260 @@
+"""Machines made, launched and given up, with a small program in QEMU's place and parts that are there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from tdxstack.errors import CommandError, UnavailableError, UsageError
+from tdxstack.files import Directories, is_locked
+from tdxstack.machine.control import StopMode
+from tdxstack.machine.spec import MachineSpec
+from tdxstack.machine.spec_parts import Kind
+from tdxstack.platform import Platform
+from tdxstack.workflows.machines import Machines
+from tdxstack.workflows.workshop import DiskImage, Surroundings, Workshop
+from tests.unit.machine.test_instance import FAKE_QEMU
+from tests.unit.workflows.test_up import NoKvm
+
+SPEC = MachineSpec(name="vm", kind=Kind.EFI, platform=Platform.EMULATED)
+
+
+@dataclass
+class Parts:
+    """A workshop with everything there; an image is a file, and so is its overlay."""
+
+    root: Path
+    mode: str = "boots"
+    full: bool = False
+
+    @property
+    def path(self) -> Path:
+        return self.root / "part"
+
+    @property
+    def format(self) -> str:
+        return "qcow2"
+
+    @property
+    def argv_prefix(self) -> list[str]:
+        return [sys.executable, str(self.root / "fake-qemu"), self.mode]
+
+    def ordinary_qemu(self) -> tuple[str, ...]:
+        return tuple(self.argv_prefix)
+
+    def firmware(self, _path: Path | None) -> Parts:
+        return self
+
+    def image(self) -> Parts:
+        return self
+
+    def program(self, name: str) -> list[str]:
+        return [f"/bin/{name}"]
+
+    def ssh_key(self, path: Path) -> str:
+        path.write_text("private")
+        return "ssh-ed25519 AAAA"
+
+    def overlay(self, base: DiskImage, path: Path) -> None:
+        if self.full:
+            raise CommandError("qemu-img failed: No space left on device")
+        path.write_text(f"of {base.path}")
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Parts:
+    (tmp_path / "fake-qemu").write_text(FAKE_QEMU)
+    (tmp_path / "part").write_text("")
+    return Parts(tmp_path)
+
+
+def where(root: Path) -> Surroundings:
+    places = Directories(root / "c", root / "d", root / "r")
+    return Surroundings(places, NoKvm(), 1000, "", (), lambda: datetime(2026, 1, 1, tzinfo=UTC))
+
+
+@pytest.fixture
+def machines(parts: Parts) -> Iterator[Machines]:
+    machines = Machines(where(parts.root), workshop=cast(Workshop, parts))
+    yield machines
+    for name in machines.names():
+        machines.open(name).remove()
+    assert left(parts.root) == []
+
+
+def left(root: Path) -> list[str]:
+    """What of machines is in the file system, and processes that belong to one."""
+    found = [path.name for place in ("d", "r") for path in (root / place / "machines").glob("*")]
+    mine = str(root).encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes()
+            ended = (process / "stat").read_text().rsplit(")")[1].split()[0] == "Z"
+        except OSError:
+            continue
+        if mine in words and b"fake-qemu" in words and not ended:
+            found.append(f"process {process.name}")
+    return found
+
+
+def test_machine_is_made_started_ended_and_started_again_with_its_disk(machines: Machines) -> None:
+    vm = machines.create(SPEC)
+    assert (vm.state(), machines.names()) == ("created", ["vm"])
+    assert [path.name for path in vm.files.runtime.iterdir()] == []
+    vm.start()
+    assert vm.state() == "running"
+    vm.files.disk.write_text("what the guest has written")
+    with pytest.raises(UsageError, match="is running already"):
+        vm.start()
+    vm.stop(StopMode.QMP)
+    assert vm.state() == "ended"
+    vm.start()
+    assert vm.state() == "running"
+    assert vm.files.disk.read_text() == "what the guest has written"
+    assert [event.name for event in vm.events()] == [], "those of an earlier life are gone"
+
+
+def test_name_that_is_taken_keeps_its_machine(machines: Machines) -> None:
+    vm = machines.create(SPEC)
+    vm.files.disk.write_text("mine")
+    with pytest.raises(UsageError, match="there is a machine 'vm' already"):
+        machines.create(SPEC)
+    with pytest.raises(UsageError, match="there is a machine 'vm' already"), machines.launch(SPEC):
+        pass
+    assert vm.files.disk.read_text() == "mine"
+
+
+def test_machine_without_a_name_is_not_made(machines: Machines) -> None:
+    with pytest.raises(UsageError, match="has no name"):
+        machines.create(SPEC.changed(name=""))
+
+
+def test_missing_image_is_told_before_anything_is_made(machines: Machines, tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match=r"the disk image .*/absent\.qcow2 does not exist"):
+        machines.create(SPEC.changed(image={"path": tmp_path / "absent.qcow2"}))
+    assert left(tmp_path) == []
+
+
+def test_full_disk_leaves_nothing(machines: Machines, parts: Parts) -> None:
+    parts.full = True
+    with pytest.raises(CommandError, match="No space left"):
+        machines.create(SPEC)
+    assert left(parts.root) == []
+
+
+def test_a_launched_machine_is_gone_with_its_block(machines: Machines, parts: Parts) -> None:
+    with machines.launch(SPEC.changed(name="")) as vm:
+        assert vm.name.startswith("vm-")
+        assert vm.state() == "running"
+    assert left(parts.root) == []
+
+
+def test_a_launched_machine_is_gone_after_an_exception(machines: Machines, parts: Parts) -> None:
+    with pytest.raises(ZeroDivisionError), machines.launch(SPEC):
+        _ = 1 / 0
+    assert left(parts.root) == []
+
+
+def test_a_launched_machine_may_be_stopped_and_started_in_its_block(machines: Machines, parts: Parts) -> None:
+    with machines.launch(SPEC) as vm:
+        vm.stop(StopMode.QMP)
+        vm.start()
+        assert vm.state() == "running"
+    assert left(parts.root) == []
+    with machines.launch(SPEC) as vm:
+        vm.remove()
+    assert left(parts.root) == []
+
+
+def test_many_are_launched_at_once(machines: Machines, parts: Parts) -> None:
+    async def one() -> str:
+        async with machines.launch(SPEC.changed(name="")) as vm:
+            return await vm.state.aio()
+
+    async def all_of_them() -> list[str]:
+        return await asyncio.gather(*(one() for _ in range(8)))
+
+    assert asyncio.run(all_of_them()) == ["running"] * 8
+    assert left(parts.root) == []
+
+
+def test_qemu_that_ends_at_once_leaves_nothing_of_a_launch(machines: Machines, parts: Parts) -> None:
+    parts.mode = "dies"
+    with (
+        pytest.raises(CommandError, match="QEMU ended at once: qemu: no such firmware"),
+        machines.launch(SPEC),
+    ):
+        pass
+    assert left(parts.root) == []
+
+
+def test_machine_whose_qemu_ends_at_once_can_be_started_again(machines: Machines, parts: Parts) -> None:
+    vm = machines.create(SPEC)
+    good = vm.record.argv
+    vm.files.state.write_text(vm.files.state.read_text().replace('"boots"', '"dies"'))
+    with pytest.raises(CommandError, match="QEMU ended at once"):
+        vm.start()
+    assert vm.state() == "ended"
+    vm.files.state.write_text(vm.files.state.read_text().replace('"dies"', '"boots"'))
+    assert vm.record.argv == good
+    vm.start()
+
+
+@pytest.mark.parametrize("after", [0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.15, 0.2])
+def test_interrupt_of_a_launch_leaves_nothing(machines: Machines, parts: Parts, after: float) -> None:
+    """At whatever point it comes."""
+    with pytest.raises(KeyboardInterrupt):
+        threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with machines.launch(SPEC):
+            time.sleep(10)
+    assert left(parts.root) == []
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from tests.unit.workflows.test_machines import SPEC, Parts, where
+from tdxstack.workflows.machines import Machines
+parts = Parts(Path(sys.argv[1]))
+with Machines(where(parts.root), workshop=parts).launch(SPEC) as vm:
+    print(vm.state(), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_owner_takes_its_machine_along(machines: Machines, parts: Parts) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(parts.root)], stdout=subprocess.PIPE)
+    assert owner.stdout is not None
+    try:
+        assert owner.stdout.readline() == b"running\n"
+        vm = machines.open("vm")
+        asyncio.run(machines.sweep())
+        assert vm.is_running, "its owner lives"
+        owner.kill()
+        vm.wait_for_state("ended", timeout=10)
+    finally:
+        owner.kill()
+        owner.wait()
+        owner.stdout.close()
+    assert machines.names() == ["vm"], "nobody was there to remove it"
+    asyncio.run(machines.sweep())
+    assert left(parts.root) == []
+
+
+def test_nothing_is_locked_after_all(machines: Machines) -> None:
+    vm = machines.create(SPEC)
+    vm.start()
+    vm.remove()
+    assert not is_locked(vm.files.lock)
