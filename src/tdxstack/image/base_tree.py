@@ -26,7 +26,7 @@ def namespace(uid: int) -> list[str]:
     the files of a system belong to more than one. All processes end with the command.
     """
     user = [] if uid == 0 else ["--user", "--map-root-user", "--map-auto"]
-    return ["unshare", *user, "--mount", "--pid", "--fork", "--kill-child"]
+    return ["setpriv", "--pdeathsig", "KILL", "unshare", *user, "--mount", "--pid", "--fork", "--kill-child"]
 
 
 def check_namespace(uid: int) -> None:

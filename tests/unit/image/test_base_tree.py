@@ -29,11 +29,21 @@ def member(time: str) -> bytes:
 
 
 def test_root_needs_no_user_namespace() -> None:
-    assert base_tree.namespace(0) == ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+    assert base_tree.namespace(0) == [
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "unshare",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+    ]
 
 
 def test_users_get_their_range_of_ids() -> None:
     assert base_tree.namespace(1000) == [
+        *("setpriv", "--pdeathsig", "KILL"),
         *("unshare", "--user", "--map-root-user", "--map-auto", "--mount", "--pid", "--fork", "--kill-child"),
     ]
 
