@@ -10,11 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from io import BufferedRWPair
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from tdxstack.errors import TdxError, UsageError
 from tdxstack.evidence import answers
+from tdxstack.evidence.answering import answer_all
 from tdxstack.evidence.arguments import (
     HOST_KEY,
     VIA_HELP,
@@ -96,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--nonce", type=_argument(parse_nonce), required=True, metavar="HEX", help="32 bytes")
     verb.add_argument("--host-key", default=HOST_KEY, metavar="FILE", help=f"public key, {HOST_KEY}")
     verb.add_argument("--no-host-key", action="store_true", help="bind no SSH host key")
+    verb = add("answer", _answer, "evidence for each nonce that is read as a line")
+    verb.add_argument("--host-key", default=HOST_KEY, metavar="FILE", help=f"public key, {HOST_KEY}")
+    verb.add_argument("--port", type=Path, metavar="DEVICE", help="virtio-serial port, not stdin and stdout")
     add("report", _report, "a TDREPORT", bound, raw)
     add("quote", _quote, "a quote", bound, sourced, raw)
     add("eventlog", _eventlog, "the CCEL event log", raw)
@@ -113,6 +118,18 @@ def _collect(arguments: argparse.Namespace, kernel: Kernel) -> Output:
     key = None if arguments.no_host_key else arguments.host_key
     evidence = collect(kernel, arguments.nonce, read_host_key(kernel, key), arguments.via)
     return 0, evidence.to_json().encode("ascii") + b"\n"
+
+
+def _answer(arguments: argparse.Namespace, kernel: Kernel) -> Output:
+    if arguments.port is None:
+        with open(0, "rb", closefd=False) as requests, open(1, "wb", closefd=False) as answers:
+            answer_all(kernel, requests, answers, arguments.host_key)
+    else:
+        # The kernel lets a port be opened once at a time.
+        with arguments.port.open("r+b", buffering=0) as port:
+            both = BufferedRWPair(port, port)
+            answer_all(kernel, both, both, arguments.host_key)
+    return 0, b""
 
 
 def _report(arguments: argparse.Namespace, kernel: Kernel) -> Output:

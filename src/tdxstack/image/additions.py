@@ -19,8 +19,10 @@ _SSHD = "etc/ssh/sshd_config.d/tdxstack.conf"
 _CLOUD_CONFIG = """\
 # The host key and the network are tdxstack's: evidence binds the key that is there when sshd starts.
 datasource_list: [NoCloud, None]
+growpart: {mode: off}
 manage_etc_hosts: false
 network: {config: disabled}
+resize_rootfs: false
 ssh_deletekeys: false
 ssh_genkeytypes: []
 """
