@@ -69,6 +69,8 @@ for _command in (list_images, inspect, rm, convert, grow):
     type=click.Path(path_type=Path, file_okay=False),
     help="Directory to copy the image into, with manifest, SBOM, lock file and checksums.",
 )
+@click.option("--reference", is_flag=True, help="Write `tdx predict`'s reference values beside the copy.")
+@click.option("--firmware", type=EXISTING_FILE, help="TDVF of the reference values. [default: tdx up's]")
 @click.option("--refresh", is_flag=True, help="Look for newer packages.")
 @click.option("--verify", is_flag=True, help="Build a second time from nothing, and compare every byte.")
 @mirror_options
@@ -79,6 +81,8 @@ def build(
     recipe: Path | None,
     lock: Path | None,
     output: Path | None,
+    reference: bool,
+    firmware: Path | None,
     refresh: bool,
     verify: bool,
     mirror: str,
@@ -98,6 +102,8 @@ def build(
         recipe=wanted,
         lock=Lock.parse(read_bounded(lock, MAX_LOCK_SIZE)) if lock else None,
         output=output,
+        reference=reference,
+        firmware=firmware,
         refresh=refresh,
         verify=verify,
         mirror=mirror,
@@ -108,7 +114,12 @@ def build(
         _print_plan(plan_build(request, surroundings()), as_json=as_json)
         return 0
     with progress_display() as display:
-        prepare_host(["image"], yes=yes, report=display.report, note=display.note)
+        prepare_host(
+            ["image", "emulator"] if reference else ["image"],
+            yes=yes,
+            report=display.report,
+            note=display.note,
+        )
         result = build_image(request, surroundings(), display.report)
         for warning in result.image.warnings:
             display.note(f"warning: {warning}")

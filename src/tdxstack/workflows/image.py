@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tdxstack.errors import UsageError
-from tdxstack.files import make_private
+from tdxstack.files import make_private, write_atomically
 from tdxstack.image import built
 from tdxstack.image.built import Image
 from tdxstack.image.distribution import BOOT_LOADERS, ESSENTIAL
 from tdxstack.image.packages import Lock, names, takes_backports
-from tdxstack.image.recipe import ImageRecipe
+from tdxstack.image.recipe import Format, ImageRecipe
+from tdxstack.machine.spec_parts import DirectKernel
+from tdxstack.measurement.reference import Reference
 from tdxstack.run import Report, silent
+from tdxstack.workflows.predict import PredictRequest, predict_machine
 from tdxstack.workflows.workshop import Surroundings, Workshop
 
 
@@ -26,6 +29,9 @@ class BuildRequest:
     lock: Lock | None = None
     output: Path | None = None
     """Directory that the image is copied into."""
+    reference: bool = False
+    """Write reference values beside the copy: what `tdx up` will measure of it, on `firmware`."""
+    firmware: Path | None = None
     refresh: bool = False
     verify: bool = False
     """Build twice, and compare."""
@@ -35,6 +41,12 @@ class BuildRequest:
     def __post_init__(self) -> None:
         if self.lock is not None and self.refresh:
             raise UsageError("--lock and --refresh contradict each other", hint="leave out one of them")
+        if self.reference and self.output is None:
+            raise UsageError("--reference is about what lies beside the copy", hint="give --output DIRECTORY")
+        if self.firmware is not None and not self.reference:
+            raise UsageError("--firmware is about the reference values", hint="add --reference")
+        if self.reference and self.recipe.format is Format.QCOW2_ZSTD:
+            raise UsageError("`tdx predict` does not read compressed disks", hint="use another --format")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +68,11 @@ def build_image(request: BuildRequest, surroundings: Surroundings, report: Repor
     differences: list[str] = []
     if request.verify:
         differences = _differences(image, request, workshop, surroundings, report)
-    written = built.export(image, request.output, report) if request.output and not differences else []
+    written: list[Path] = []
+    if request.output is not None and not differences:
+        written = built.export(image, request.output, report)
+        if request.reference:
+            written.append(_write_reference(image, request, request.output, surroundings, workshop))
     return BuildResult(image, written, request.verify, differences)
 
 
@@ -85,7 +101,24 @@ def plan_build(request: BuildRequest, surroundings: Surroundings) -> list[str]:
         steps.append("built a second time from nothing, and compared")
     if request.output is not None:
         steps.append(f"copied to {request.output} as {recipe.name}.*")
+    if request.reference:
+        steps.append("reference values of what a TD will measure, beside the copy")
     return steps
+
+
+def _write_reference(
+    image: Image, request: BuildRequest, directory: Path, surroundings: Surroundings, workshop: Workshop
+) -> Path:
+    """Predict, for machines of any size, what a TD of this image will measure."""
+    kernel, initrd = image.file(built.KERNEL), image.file(built.INITRD)
+    direct = None
+    if kernel is not None:
+        direct = DirectKernel(kernel=kernel, initrd=initrd, command_line=image.kernel_command_line)
+    wanted = PredictRequest(firmware=request.firmware, image=image.path, direct_kernel=direct)
+    prediction = predict_machine(wanted, surroundings, workshop).prediction
+    path = directory / f"{image.name}.reference.json"
+    write_atomically(path, Reference.of(prediction, image.name, portable=True).to_json())
+    return path
 
 
 def _workshop(request: BuildRequest, surroundings: Surroundings, report: Report) -> Workshop:
