@@ -8,8 +8,10 @@ import click
 
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.edge import surroundings
+from tdxstack.cli.progress import progress_display
 from tdxstack.errors import UsageError
 from tdxstack.machine.spec_file import read_spec
+from tdxstack.platform import Platform
 from tdxstack.workflows.export import Format, export_machine, export_spec
 from tdxstack.workflows.machines import Machines
 
@@ -25,19 +27,29 @@ from tdxstack.workflows.machines import Machines
     show_default=True,
     help="A QEMU command, a domain of libvirt, or a VirtualMachine of KubeVirt.",
 )
+@click.option(
+    "--platform",
+    type=click.Choice([platform.value for platform in Platform]),
+    help="Where it is to run, whatever it says itself.",
+)
 @json_option
-def export(name: str | None, spec_file: Path | None, format_name: str, as_json: bool) -> None:
+def export(
+    name: str | None, spec_file: Path | None, format_name: str, platform: str | None, as_json: bool
+) -> None:
     """Print what would run, of the machine NAME or of one that a file describes.
 
-    What libvirt or KubeVirt cannot do of it is refused, each with the reason. Where a machine does not say
-    its platform, they are taken to run on hardware.
+    What libvirt or KubeVirt cannot do of it is refused, each with the reason; where a machine does not say
+    its platform, they run it on hardware. Parts that a QEMU command names are fetched and built first.
     """
     if (name is None) == (spec_file is None):
         raise UsageError("one machine is exported", hint="give a NAME, or --spec FILE")
-    if spec_file is not None:
-        found = export_spec(read_spec(spec_file), Format(format_name))
-    else:
-        found = export_machine(Machines(surroundings()), name or "", Format(format_name))
+    format_, wanted = Format(format_name), Platform(platform) if platform else None
+    with progress_display() as display:
+        machines = Machines(surroundings(), report=display.report)
+        if spec_file is not None:
+            found = export_spec(machines, read_spec(spec_file), format_, wanted)
+        else:
+            found = export_machine(machines, name or "", format_, wanted)
     for note in found.notes:
         click.echo(note, err=True)
     if as_json:

@@ -1,4 +1,4 @@
-"""What would run for a machine, in the words of QEMU, libvirt or KubeVirt; nothing is made or started."""
+"""What would run for a machine, in the words of QEMU, libvirt or KubeVirt; nothing is started."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tdxstack.machine.allocation import free_port
 from tdxstack.machine.kubevirt import build_virtual_machine
 from tdxstack.machine.libvirt_xml import DomainPlacement, build_domain_xml, fix_ports
 from tdxstack.machine.spec import MachineSpec
+from tdxstack.machine.spec_file import read_spec
 from tdxstack.machine.spec_parts import Disk, DiskFormat, Kind
 from tdxstack.platform import Platform
 from tdxstack.run import command_line
@@ -41,24 +42,53 @@ class Export:
     """What must be done before it can run."""
 
 
-def export_machine(machines: Machines, name: str, format_: Format) -> Export:
-    """Of a machine that is there. Raises `UsageError` where there is none, or what cannot be exported."""
+def export_machine(
+    machines: Machines, name: str, format_: Format, platform: Platform | None = None
+) -> Export:
+    """Of a machine that is there: the command that starts it, or its like on `platform` for others to run.
+
+    Raises `UsageError` where there is none, or what cannot be exported.
+    """
     machine = machines.open(name)
     if format_ is Format.QEMU:
-        argv = machine.record.argv
-        return Export(shell_lines(argv), argv=argv)
-    raise UsageError(f"machine {name!r} is known as a QEMU command only", hint="give --spec FILE instead")
+        if platform is not None:
+            raise UsageError("the machine has its platform already", hint="leave out --platform")
+        return _qemu(machine.record.argv)
+    files = machine.files
+    if not files.spec.exists():
+        raise UsageError(
+            f"machine {name!r} was made by an older tdx: only its QEMU command is known",
+            hint="use --format qemu, or --spec FILE",
+        )
+    spec = _on(read_spec(files.spec), platform)
+    if format_ is Format.KUBEVIRT:
+        return Export(build_virtual_machine(spec))
+    key = files.authorized_key.read_text(encoding="ascii").strip()
+    disks = [
+        (disk, files.overlay(number) if disk is None or disk.has_overlay else disk.path)
+        for number, disk in _disks(spec)
+    ]
+    note = f"libvirt's QEMU must be let into {files.directory}; stop the machine first, it has the same disks"
+    return Export(_libvirt(spec, [path for _, path in disks], key), notes=[note])
 
 
-def export_spec(spec: MachineSpec, format_: Format) -> Export:
-    """Of a machine that could be made. Raises `UsageError` where it has no name or cannot be exported."""
+def export_spec(
+    machines: Machines, spec: MachineSpec, format_: Format, platform: Platform | None = None
+) -> Export:
+    """Of a machine that could be made, on `platform` if given.
+
+    For QEMU, parts that are missing are fetched or built first: the command names them. Raises `UsageError`
+    where the machine has no name or cannot be exported, and the parts' own errors.
+    """
     if not spec.name:
         raise UsageError("the machine has no name", hint="give it one: name in its specification")
+    spec = _on(spec, platform)
     if format_ is Format.KUBEVIRT:
         return Export(build_virtual_machine(spec))
     if format_ is Format.QEMU:
-        raise UsageError("a QEMU command is known of a machine that is there", hint="give its NAME instead")
-    return _libvirt(spec)
+        return _qemu(machines.command(machines.plan(spec)))
+    disks = [(disk, _place(spec.name, number, disk)) for number, disk in _disks(spec)]
+    return Export(_libvirt(spec, [path for _, path in disks], ""), notes=list(_notes(disks)))
 
 
 def shell_lines(argv: Sequence[str]) -> str:
@@ -72,21 +102,32 @@ def shell_lines(argv: Sequence[str]) -> str:
     return " \\\n  ".join(lines) + "\n"
 
 
-def _libvirt(spec: MachineSpec) -> Export:
+def _qemu(argv: Sequence[str]) -> Export:
+    return Export(shell_lines(argv), argv=argv)
+
+
+def _on(spec: MachineSpec, platform: Platform | None) -> MachineSpec:
+    return spec if platform is None else spec.on(platform)
+
+
+def _libvirt(spec: MachineSpec, disks: Sequence[Path], authorized_key: str) -> str:
     own_image = spec.image is None and not spec.diskless
     if spec.kind is Kind.LEGACY and own_image and spec.direct_kernel is None:
         raise UsageError("tdx's own image has boot loaders for UEFI only", hint="name another image")
-    boot = [] if spec.diskless else [spec.image]
-    disks = [(disk, _place(spec.name, number, disk)) for number, disk in enumerate([*boot, *spec.disks])]
     placement = DomainPlacement(
         # Whoever exports a machine means another host, which may have what this one lacks.
         platform=spec.platform or Platform.HARDWARE,
-        authorized_key="",
-        disks=[path for _, path in disks],
+        authorized_key=authorized_key,
+        disks=disks,
         firmware=spec.firmware,
     )
-    text = build_domain_xml(fix_ports(spec, free_port), placement)
-    return Export(text, notes=list(_notes(disks)))
+    return build_domain_xml(fix_ports(spec, free_port), placement)
+
+
+def _disks(spec: MachineSpec) -> list[tuple[int, Disk | None]]:
+    """The disks by their numbers: 0 is that to boot from, None tdx's own image."""
+    boot: list[tuple[int, Disk | None]] = [] if spec.diskless else [(0, spec.image)]
+    return [*boot, *enumerate(spec.disks, 1)]
 
 
 def _place(name: str, number: int, disk: Disk | None) -> Path:
@@ -103,15 +144,5 @@ def _notes(disks: Sequence[tuple[Disk | None, Path]]) -> Iterator[str]:
             yield f"make {path} first: a copy of tdx's own image (tdx image list), in qcow2"
         elif disk.has_overlay:
             format_ = (disk.known_format or DiskFormat.RAW).value
-            make: list[str | Path] = [
-                "qemu-img",
-                "create",
-                "-f",
-                "qcow2",
-                "-b",
-                disk.path,
-                "-F",
-                format_,
-                path,
-            ]
+            make = ["qemu-img", "create", "-f", "qcow2", "-b", str(disk.path), "-F", format_, str(path)]
             yield f"make {path} first: {command_line(make)}"

@@ -146,17 +146,25 @@ class Machines:
 
     def steps(self, plan: Plan) -> list[str]:
         """What `write_down` and a start would do, as commands."""
-        files, spec = self.store.files(plan.spec.name), plan.spec
+        files = self.store.files(plan.spec.name)
         steps = [command_line(self._workshop.ssh_key_command(files.ssh_key))]
         if plan.base is not None:
             steps.append(command_line(self._workshop.overlay_command(plan.base, files.disk)))
         if plan.kernel_of is not None:
             kernel = kernel_in(plan.kernel_of, files.directory, *plan.kernel_arguments)
             steps.append(f"take {kernel.kernel} and {kernel.initrd} out of {plan.kernel_of.path}")
-            spec = spec.changed(direct_kernel=kernel)
-        if spec.tpm:
+        if plan.spec.tpm:
             steps.append(command_line(self._tpm(files)))
-        return [*steps, command_line(state_of(spec, plan.placement, files).argv)]
+        return [*steps, command_line(self.command(plan))]
+
+    def command(self, plan: Plan) -> list[str]:
+        """The QEMU command that a start would run."""
+        files, spec = self.store.files(plan.spec.name), plan.spec
+        if plan.kernel_of is not None:
+            spec = spec.changed(
+                direct_kernel=kernel_in(plan.kernel_of, files.directory, *plan.kernel_arguments)
+            )
+        return state_of(spec, plan.placement, files).argv
 
     def write_down(self, plan: Plan, *, autodestroy: bool = False) -> MachineState:
         """Make the files of a machine whose name the caller has claimed; all of them, or none."""

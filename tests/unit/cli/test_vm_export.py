@@ -14,7 +14,10 @@ from click.testing import CliRunner, Result
 from tdxstack.cli import tdx
 from tdxstack.errors import UsageError
 from tdxstack.files import Directories
+from tdxstack.machine.spec import MachineSpec
+from tdxstack.machine.spec_file import write_spec
 from tdxstack.machine.store import MachineState, MachineStore
+from tdxstack.platform import Platform
 from tdxstack.workflows.export import shell_lines
 
 SPEC = """
@@ -42,8 +45,10 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     state = MachineState(
         name="td", platform="emulated", emulated=True, pid=0, ssh_port=0, started="2026-01-01", argv=ARGV
     )
-    store.prepare("td")
+    files = store.prepare("td")
     store.save(state)
+    files.spec.write_bytes(write_spec(MachineSpec(name="td", platform=Platform.EMULATED, memory=4096)))
+    files.authorized_key.write_text("ssh-ed25519 AAAA tdx\n")
     return "td"
 
 
@@ -57,6 +62,31 @@ def test_a_machine_that_is_there_is_a_command_for_a_shell(machine: str) -> None:
     assert shlex.split(done.stdout.replace("\\\n", "")) == ARGV
     assert done.stdout.splitlines()[-1] == "  -S"
     assert json.loads(run(machine, "--json").stdout)["argv"] == ARGV
+
+
+def test_an_emulated_td_is_written_down_for_hardware(machine: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="KVM only"):
+        raise run(machine, "--format", "libvirt").exception or AssertionError("it was exported")
+    done = run(machine, "--format", "libvirt", "--platform", "hardware")
+    domain = ElementTree.fromstring(done.stdout)
+    assert (domain.get("type"), domain.findtext("memory")) == ("kvm", "4096")
+    assert domain.findtext("sysinfo/entry") == "ssh-ed25519 AAAA tdx"
+    source = domain.find("devices/disk/source")
+    assert source is not None
+    assert source.get("file") == str(tmp_path / "DATA/tdxstack/machines/td/disk.qcow2")
+    assert "stop the machine first" in done.stderr
+
+
+def test_a_machine_keeps_its_platform_in_qemu_s_words(machine: str) -> None:
+    with pytest.raises(UsageError, match="has its platform already"):
+        raise run(machine, "--platform", "hardware").exception or AssertionError("it was exported")
+
+
+def test_a_machine_without_a_specification_is_a_command_only(machine: str, tmp_path: Path) -> None:
+    (tmp_path / "DATA/tdxstack/machines/td/spec.json").unlink()
+    assert run(machine).exit_code == 0
+    with pytest.raises(UsageError, match="only its QEMU command is known"):
+        raise run(machine, "--format", "kubevirt").exception or AssertionError("it was exported")
 
 
 def test_a_file_becomes_a_domain_whose_images_are_not_written(spec: Path) -> None:
