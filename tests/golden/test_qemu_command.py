@@ -100,6 +100,11 @@ def test_silicon_goes_with_emulated_tds_only(placement: Placement) -> None:
         build_qemu_command(TD, placement, FILES)
 
 
+def test_a_td_without_firmware_is_refused() -> None:
+    with pytest.raises(UsageError, match="needs a TDVF"):
+        build_qemu_command(TD, replace(HARDWARE, firmware=None), FILES)
+
+
 def _lines(argv: list[str]) -> str:
     """One option with its value a line."""
     text = argv[0]

@@ -20,7 +20,11 @@ async def pin(socket: Path, pinning: Mapping[int, Sequence[int]]) -> None:
         return
     async with monitor.connect(socket) as connection:
         vcpus = await connection.execute("query-cpus-fast")
-    threads = {vcpu["cpu-index"]: vcpu["thread-id"] for vcpu in vcpus}
+    pin_threads({vcpu["cpu-index"]: vcpu["thread-id"] for vcpu in vcpus}, pinning)
+
+
+def pin_threads(threads: Mapping[int, int], pinning: Mapping[int, Sequence[int]]) -> None:
+    """Bind threads, by the number of their vCPU, to CPUs of the host; raises as `pin` does."""
     for vcpu, cpus in pinning.items():
         try:
             os.sched_setaffinity(threads[vcpu], cpus)

@@ -33,6 +33,8 @@ def build_qemu_command(spec: MachineSpec, placement: Placement, files: MachineFi
     emulated = spec.kind is Kind.TD and placement.platform is Platform.EMULATED
     if emulated != (placement.silicon is not None):
         raise UsageError("an emulated TD needs silicon to stand in for, and no other machine has any")
+    if spec.kind is Kind.TD and placement.firmware is None:
+        raise UsageError("a TD needs a TDVF firmware", hint="name one with firmware")
     for socket in _sockets(spec, placement, files):
         if len(bytes(socket)) > MAX_SOCKET_PATH:
             raise UnavailableError(
