@@ -11,14 +11,14 @@ import click
 
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.edge import mirror_options, now, surroundings
-from tdxstack.cli.progress import progress_display
+from tdxstack.cli.progress import ProgressDisplay, progress_display
 from tdxstack.errors import UnavailableError, UsageError
 from tdxstack.files import write_atomically
 from tdxstack.firmware.certificates import certificate_warnings
 from tdxstack.firmware.contents import open_contents
 from tdxstack.firmware.enroll import Enrollment, enroll, enroll_command
 from tdxstack.firmware.find import read_image
-from tdxstack.firmware.keys import NAMES, certificate_file
+from tdxstack.firmware.keys import DB, NAMES, OwnKeys, certificate_file
 from tdxstack.firmware.signing import sign as sign_program
 from tdxstack.firmware.signing import sign_command
 from tdxstack.run import command_line
@@ -88,7 +88,7 @@ def enroll_keys(
             _print_plan(command, None if setup_mode or directory.exists() else directory, as_json)
             return
         if not setup_mode:
-            workshop.own_keys()
+            _own_keys(workshop, display)
         made = enroll(program.argv(), file, image, enrollment)
         write_atomically(output, made.image)
     document = {"firmware": str(file), "output": str(output), "warnings": warnings} | made.to_json()
@@ -143,16 +143,24 @@ def sign(file: Path, output: Path, dry_run: bool, mirror: str, require_fresh: bo
             command = sign_command(program, file, output, directory)
             _print_plan(command, None if directory.exists() else directory, as_json)
             return
-        signed = sign_program(_read(file), workshop.own_keys(), workshop.toolbox, report=display.report)
+        keys = _own_keys(workshop, display)
+        signed = sign_program(_read(file), keys, workshop.toolbox, report=display.report)
         write_atomically(output, signed)
     digest = hashlib.sha256(signed).hexdigest()
-    certificate = certificate_file(directory, "db")
+    certificate = certificate_file(directory, DB)
     if as_json:
         print_json(
             {"program": str(file), "output": str(output), "certificate": str(certificate), "sha256": digest}
         )
     else:
         click.echo(f"{output}, SHA-256 {digest}\nsigned with the key of {certificate}")
+
+
+def _own_keys(workshop: Workshop, display: ProgressDisplay) -> OwnKeys:
+    """The own keys; it is said where they are made."""
+    if not workshop.own_keys_directory.exists():
+        display.note(f"making PK, KEK and db in {workshop.own_keys_directory}")
+    return workshop.own_keys()
 
 
 def _read(path: Path) -> bytes:

@@ -17,13 +17,15 @@ from tdxstack.cli.edge import directories, mirror_options, now, surroundings
 from tdxstack.cli.progress import progress_display
 from tdxstack.cli.sudo import become_invoking_user
 from tdxstack.errors import UsageError
+from tdxstack.firmware.contents import open_contents
 from tdxstack.firmware.find import read_image
 from tdxstack.run import command_line
 from tdxstack.terminal import printable
 from tdxstack.workflows import image_change
 from tdxstack.workflows.image_change import Form
-from tdxstack.workflows.image_inspect import inspect_image, key_lists, readable
+from tdxstack.workflows.image_inspect import inspect_image
 from tdxstack.workflows.images import find_image, image_file, images, remove_image, users
+from tdxstack.workflows.readable_disk import readable
 from tdxstack.workflows.workshop import Workshop
 
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Print what would be done, and do none of it.")
@@ -71,8 +73,8 @@ def inspect(image: str, firmware: Path | None, mirror: str, require_fresh: bool,
             here = workshop.firmware_here()
             firmware = here.path if here else None
         own = workshop.own_keys() if workshop.own_keys_directory.exists() else None
-        lists = key_lists(read_image(firmware) if firmware else None, own)
-        found = inspect_image(path, lists, workshop.toolbox, _scratch(), report=display.report)
+        contents = open_contents(read_image(firmware)) if firmware else None
+        found = inspect_image(path, contents, own, workshop.toolbox, _scratch(), report=display.report)
     document = found.to_json() | {"firmware": str(firmware) if firmware else None}
     if as_json:
         print_json(document)
@@ -208,7 +210,7 @@ def _print_inspection(document: Mapping[str, Any]) -> None:
     click.echo()
     table = Table("PROGRAM", "KIND", "SIGNED BY", "STARTS BY", box=None)
     for one in document["programs"]:
-        kind = one["problem"] or f"{one['kind']} {one['version']}".rstrip()
+        kind = f"{one['kind']} {one['version']}".rstrip()
         starts = [f"{who}: {key}" for who, key in (one["accepted_by"] or {}).items()]
         table.add_row(*map(_lines, ([one["path"]], [kind], one["signed_by"], starts)))
     console.print(table)
@@ -216,7 +218,10 @@ def _print_inspection(document: Mapping[str, Any]) -> None:
     for one in document["kernels"]:
         click.echo(printable(f"kernel {one['version'] or one['path']}: {_ability(one)}"))
     for number, stage in enumerate(document["chain"]):
-        click.echo(printable(f"{'then' if number else 'starts'} {stage}"))
+        text = f"{stage['path']}: {stage['kind']} {stage['version']}".rstrip()
+        click.echo(printable(f"{'then' if number else 'starts'} {text}"))
+    if document["not_followed"]:
+        click.echo(printable(f"not followed further: {document['not_followed']}"))
     if document["command_line"]:
         click.echo(printable(f"command line {document['command_line']}"))
     for problem in document["problems"]:

@@ -15,7 +15,7 @@ from tdxstack.abi.tdvf import CFV, Metadata, parse_image
 from tdxstack.errors import MalformedError
 from tdxstack.firmware.variables import SecureBoot, Variables, secure_boot, variables
 from tdxstack.firmware.volumes import File, Volume, volumes
-from tdxstack.measurement.boot_options import SETUP_LABEL, BuiltIn
+from tdxstack.measurement.boot_options import SETUP_LABEL, SHELL_LABEL, BuiltIn
 from tdxstack.measurement.event_data import UefiVariable
 from tdxstack.measurement.firmware_boot import GLOBAL, POLICY_VARIABLES, TIMESTAMP_DATABASE
 from tdxstack.measurement.profile import PROFILES, Profile, Shown
@@ -30,6 +30,7 @@ SECURE_BOOT_CONFIG = UUID("f0e6a44f-7195-41c3-ac64-54f202cd0a21")
 SMBIOS_MEASUREMENT = UUID("d27fed59-abb4-4fed-bead-2a878c7e4a7e")
 SMBIOS_PLATFORM = UUID("4110465d-5ff3-4f4b-b580-24ed0d06747a")
 TD_MEASUREMENT = UUID("f062221e-c607-44c2-b0b4-c3886331d351")
+SHELL = UUID("7c04a583-9e3e-4f1c-ad65-e05268d0b4d1")
 UI_APP = UUID("462caa21-7614-4503-836e-8ab6f4662331")
 TEXT_ALIGNMENT, FILLERS = 16, (2, 4)
 UNNAMED_MENU = "Boot Manager Menu"
@@ -117,6 +118,15 @@ class Contents:
         menu = self.menu
         found = _built_in(self.boot_volume, UI_APP, SETUP_LABEL)
         return found if found and (menu is None or menu.file != found.file) else None
+
+    @property
+    def shell(self) -> BuiltIn | None:
+        """The UEFI shell, where it is in the image: the last boot option.
+
+        It is listed with applications since the release in which the setup application is.
+        """
+        found = _built_in(self.boot_volume, SHELL, SHELL_LABEL)
+        return replace(found, listed=self.profile.shown.setup_option) if found else None
 
 
 def open_contents(image: bytes) -> Contents:

@@ -22,7 +22,7 @@ from tdxstack.measurement.mrtd import mrtd
 from tdxstack.measurement.pe import Image
 from tdxstack.measurement.unified_kernel import UnifiedKernel
 from tdxstack.prediction.disk_boot import Volumes, disk_events
-from tdxstack.prediction.firmware import firmware_inputs
+from tdxstack.prediction.firmware import check_firmware, firmware_inputs
 from tdxstack.prediction.hardware import SMBIOS_TABLES, Hardware
 from tdxstack.prediction.keys import Keys
 
@@ -39,10 +39,15 @@ def predict(launch: Launch, firmware: bytes, machine: Hardware, disk: Path | Non
     """Every event of a boot, and the registers that they make.
 
     `firmware` is the content of the machine's firmware file, `disk` the image in its disk.
-    What cannot be known is in the prediction with the reason. Raises `MalformedError` for a firmware that
+    What cannot be known is in the prediction with the reason. A firmware that measures nothing leaves no
+    events, and zeros in the registers. Raises `MalformedError` for a firmware that
     no TD can start with or a disk that cannot be read, `UnavailableError` where a file is missing.
     """
     contents = open_contents(firmware)
+    check_firmware(contents, str(launch.firmware))
+    if not contents.measures:
+        # Without the firmware's measurement protocol, boot loaders and the kernel do not measure either.
+        return Prediction((), mrtd(firmware))
     inputs = firmware_inputs(contents, launch, machine)
     volumes = _volumes(launch, disk)
     if volumes.saved_variables and contents.secure_boot is SecureBoot.UNSUPPORTED:

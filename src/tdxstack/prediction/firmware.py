@@ -6,8 +6,10 @@ import re
 from collections.abc import Sequence
 
 from tdxstack.abi.td_hob import build
+from tdxstack.abi.tdvf import Metadata
 from tdxstack.errors import MalformedError
 from tdxstack.firmware.contents import Contents
+from tdxstack.firmware.variables import SecureBoot
 from tdxstack.machine.stopped import Launch
 from tdxstack.measurement import smbios
 from tdxstack.measurement.boot_options import boot_variables
@@ -33,19 +35,16 @@ TAKE_TDVF = "take a firmware built for TDX, such as OVMF.inteltdx*.fd"
 NO_STRINGS = "the firmware's vendor, version and date were not found in it"
 
 
-def firmware_inputs(contents: Contents, launch: Launch, machine: Hardware) -> FirmwareInputs:
-    """What the firmware will measure of itself and of its machine.
-
-    Raises `MalformedError` for a firmware that no TD can start with.
-    """
+def check_firmware(contents: Contents, name: str) -> Metadata:
+    """The metadata of a firmware. Raises `MalformedError` for one that no TD can start with."""
     if contents.metadata is None or contents.problems:
-        raise MalformedError(
-            f"no TD can start with {launch.firmware}: {'; '.join(contents.problems)}", hint=TAKE_TDVF
-        )
-    if not contents.measures:
-        raise MalformedError(
-            f"{launch.firmware} measures nothing: it has no driver TdTcg2Dxe", hint=TAKE_TDVF
-        )
+        raise MalformedError(f"no TD can start with {name}: {'; '.join(contents.problems)}", hint=TAKE_TDVF)
+    return contents.metadata
+
+
+def firmware_inputs(contents: Contents, launch: Launch, machine: Hardware) -> FirmwareInputs:
+    """What a firmware that measures will measure of itself and of its machine; raises as `check_firmware`."""
+    metadata = check_firmware(contents, str(launch.firmware))
     profile = contents.profile
     items = {**machine.files, "BootMenu": machine.boot_menu}
     table, table_reason = _smbios(contents, machine)
@@ -54,7 +53,7 @@ def firmware_inputs(contents: Contents, launch: Launch, machine: Hardware) -> Fi
     measured = MEASURED_ITEMS if profile.shown.fw_cfg else ()
     return FirmwareInputs(
         profile=profile,
-        td_hob=build(contents.metadata, launch.memory_mib << 20).measured(),
+        td_hob=build(metadata, launch.memory_mib << 20).measured(),
         configuration=contents.configuration,
         fw_cfg=[(name, items[name]) for name in measured if name in items],
         policy=contents.policy,
@@ -90,4 +89,6 @@ def _boot_variables(
         bootable.append((int(place[1], 16), int(place[2] or "0", 16)))
     if not set(bootable) <= set(disks):
         return None, "a device in QEMU's boot order is no virtio disk"
-    return boot_variables(contents.menu, contents.setup, disks, bootable), ""
+    if contents.shell is not None and contents.secure_boot is SecureBoot.ENABLED:
+        return None, "it is not known whether a firmware with a shell makes an option of it under Secure Boot"
+    return boot_variables(contents.menu, contents.setup, disks, bootable, contents.shell), ""

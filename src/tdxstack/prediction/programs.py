@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tdxstack.errors import MalformedError
 from tdxstack.firmware.signatures import authority, signers
@@ -37,7 +37,7 @@ class KeyList:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One EFI program, or the reason why it is none.
+    """One EFI program, as far as the `problem` with it lets it be described.
 
     `signed_by` are the subjects of those who signed it. `accepted_by` has for each list of keys that would
     let it start the entry that does. `digest` is the Authenticode digest (SHA-256, hex).
@@ -57,28 +57,29 @@ def describe_program(path: str, data: bytes, lists: Mapping[str, KeyList]) -> Pr
 
     Chains of certificates and the digest that is signed are checked, and signatures' own bytes are not.
     """
+    found = Program(path)
     try:
         image = Image.parse(data)
         kind, version = _kind(image)
-        return Program(
-            path=path,
-            kind=kind,
-            version=version,
-            digest=image.digest("sha256").hex(),
-            signed_by=[subject_name(der) for der in signers(image)],
-            accepted_by={name: key for name, keys in lists.items() if (key := _acceptance(image, keys))},
-        )
+        digest = image.digest("sha256").hex()
+        found = replace(found, kind=kind, version=version, digest=digest)
+        found = replace(found, signed_by=[subject_name(der) for der in signers(image)])
+        accepted = {name: key for name, keys in lists.items() if (key := _acceptance(image, keys))}
+        return replace(found, accepted_by=accepted)
     except MalformedError as error:
-        return Program(path, problem=error.message)
+        return replace(found, problem=error.message)
 
 
-def shim_keys(data: bytes) -> bytes | None:
-    """The keys that a shim brings along, as a list; None for another program, or a broken one."""
+def shim_keys(data: bytes, firmware_revoked: bytes = b"") -> KeyList | None:
+    """The keys by which a shim lets programs start besides the firmware's; None for another program.
+
+    `firmware_revoked` is the firmware's dbx, which counts for shim too. A broken shim has none.
+    """
     try:
         shim = Shim.parse(Image.parse(data))
     except MalformedError:
         return None
-    return mok_list(shim) if shim is not None else None
+    return KeyList(mok_list(shim), firmware_revoked + shim.vendor_revocations) if shim else None
 
 
 def _acceptance(image: Image, keys: KeyList) -> str:

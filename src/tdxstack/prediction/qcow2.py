@@ -77,12 +77,25 @@ def image_format(path: Path) -> str:
         return "qcow2" if _file(path, stack).read(4) == MAGIC else "raw"
 
 
-def is_compressed_by_other_means(path: Path) -> bool:
-    """Whether an image is not read here only because of how it is compressed: with zstd."""
-    with contextlib.ExitStack() as stack:
-        header = _file(path, stack).read(HEADER_SIZE)
-    version, features = int.from_bytes(header[4:8], "big"), int.from_bytes(header[72:80], "big")
-    return header[:4] == MAGIC and version == 3 and bool(features & COMPRESSION_TYPE)
+def is_packed_with_zstd(path: Path) -> bool:
+    """Whether an image, or one that it is an overlay of, is compressed in the one way that is not read here.
+
+    Raises `UnavailableError` where one of them is missing.
+    """
+    below: Path | None = path
+    for _ in range(MAX_CHAIN):
+        if below is None:
+            break
+        with contextlib.ExitStack() as stack:
+            header = _file(below, stack).read(HEADER_SIZE)
+        version, features = int.from_bytes(header[4:8], "big"), int.from_bytes(header[72:80], "big")
+        if header[:4] == MAGIC and version == 3 and features & COMPRESSION_TYPE:
+            return True
+        try:
+            below = backing_file(below)
+        except MalformedError:
+            break
+    return False
 
 
 def backing_file(path: Path) -> Path | None:
@@ -131,6 +144,7 @@ class Qcow2:
             raise _bad(path, f"it is encrypted or uses features 0x{features:x} that are not read")
         self.size = int.from_bytes(header[24:32], "big")
         self._bits = bits
+        self._packed_mask = (1 << (62 - (bits - 8))) - 1
         self._end = file.seek(0, 2)
         entries = int.from_bytes(header[36:40], "big")
         if entries > MAX_L1:
@@ -148,6 +162,19 @@ class Qcow2:
             parts.append(self._cluster_part(offset >> self._bits, within, length))
             offset, size = offset + length, size - length
         return b"".join(parts)
+
+    def check_whole(self) -> None:
+        """Raise `MalformedError` where the file ends before a cluster of the image, or of one below it."""
+        for table_offset in filter(None, self._l1):
+            table = self._read_l2(table_offset)
+            for at in range(0, len(table) - 7, 8):
+                entry = int.from_bytes(table[at : at + 8], "big")
+                if entry & COMPRESSED:
+                    self._check_end(entry & self._packed_mask)
+                elif entry & OFFSET_MASK:
+                    self._check_end(entry & OFFSET_MASK)
+        if isinstance(self._backing, Qcow2):
+            self._backing.check_whole()
 
     def _cluster_part(self, number: int, within: int, length: int) -> bytes:
         per_table = 1 << (self._bits - 3)
@@ -170,10 +197,9 @@ class Qcow2:
         return self._backing.read((number << self._bits) + within, length)
 
     def _uncompressed(self, entry: int) -> bytes:
-        shift = 62 - (self._bits - 8)
-        offset = entry & ((1 << shift) - 1)
+        offset = entry & self._packed_mask
         self._check_end(offset)
-        sectors = (entry & (COMPRESSED - 1)) >> shift
+        sectors = (entry & (COMPRESSED - 1)) >> self._packed_mask.bit_length()
         self._file.seek(offset)
         data = self._file.read((sectors + 1) * 512 - (offset & 511))
         try:

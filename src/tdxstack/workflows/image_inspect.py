@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import UUID
 
 from tdxstack.errors import MalformedError
-from tdxstack.firmware.contents import open_contents
+from tdxstack.firmware.contents import Contents
 from tdxstack.firmware.keys import OwnKeys
+from tdxstack.firmware.variables import SecureBoot
 from tdxstack.image.kernel import missing_options
 from tdxstack.measurement.loader_boot import kernel_release
 from tdxstack.prediction.disk_boot import LOADER, SECOND_STAGE
 from tdxstack.prediction.ext4 import Ext4
-from tdxstack.prediction.fat import MAX_LISTED
+from tdxstack.prediction.fat import MAX_LISTED, Fat
 from tdxstack.prediction.filesystems import EXT4, LUKS, content_name, open_fat
 from tdxstack.prediction.grub.follow import GrubBoot, follow
 from tdxstack.prediction.grub.volumes import find_volumes
 from tdxstack.prediction.keys import databases
-from tdxstack.prediction.partitions import ESP, Partition, read_partitions
+from tdxstack.prediction.partitions import ESP, EXTENDED, Partition, read_partitions
 from tdxstack.prediction.programs import (
     GRUB,
     KERNEL,
     SHIM,
+    SYSTEMD_BOOT,
     UNIFIED_KERNEL,
     KeyList,
     Program,
@@ -34,13 +35,15 @@ from tdxstack.prediction.programs import (
 )
 from tdxstack.prediction.qcow2 import (
     Disk,
+    Qcow2,
     backing_file,
     image_format,
-    is_compressed_by_other_means,
     open_disk,
 )
-from tdxstack.run import Report, run, silent
+from tdxstack.prediction.systemd_boot import choose
+from tdxstack.run import Report, silent
 from tdxstack.toolbox.programs import Toolbox
+from tdxstack.workflows.readable_disk import readable
 
 TYPE_NAMES: Mapping[UUID, str] = {
     ESP: "EFI system partition",
@@ -48,7 +51,7 @@ TYPE_NAMES: Mapping[UUID, str] = {
     UUID("4f68bce3-e8cd-4db1-96e7-fbcaf984b709"): "Linux root (x86-64)",
     UUID("2c7357ed-ebd2-46d9-aec1-23d437ec2bf5"): "Linux root verity (x86-64)",
     UUID("41092b05-9fc8-4523-994f-2def0408b176"): "Linux root verity signature (x86-64)",
-    UUID("bc13c2ff-59e6-4262-a352-b275fd6f7172"): "Linux extended boot",
+    EXTENDED: "Linux extended boot",
     UUID("0657fd6d-a4ab-43c4-84e5-0933c84b4f4f"): "Linux swap",
     UUID("21686148-6449-6e6f-744e-656564454649"): "BIOS boot",
 }
@@ -58,7 +61,6 @@ FIRMWARE, OWN_KEYS = "firmware", "own keys"
 """Whose keys are asked besides those of shims."""
 
 MAX_PROGRAMS = 100
-CONVERT_SECONDS = 30 * 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,25 @@ class Kernel:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """One program of the boot chain."""
+
+    path: str
+    kind: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """What is started one after the other, and the kernel's command line, as far as they can be followed."""
+
+    stages: tuple[Stage, ...]
+    command_line: str = ""
+    not_followed: str = ""
+    """Why it is not followed further, or ""."""
+
+
+@dataclass(frozen=True, slots=True)
 class Inspection:
     """All that `tdx image inspect` shows."""
 
@@ -84,9 +105,7 @@ class Inspection:
     """Each with what it holds."""
     programs: tuple[Program, ...]
     kernels: tuple[Kernel, ...]
-    chain: tuple[str, ...]
-    """What is started one after the other, as far as it can be followed."""
-    command_line: str | None
+    chain: Chain
     problems: tuple[str, ...]
 
     def to_json(self) -> dict[str, object]:
@@ -110,62 +129,45 @@ class Inspection:
             ],
             "programs": [asdict(one) for one in self.programs],
             "kernels": [asdict(one) for one in self.kernels],
-            "chain": list(self.chain),
-            "command_line": self.command_line,
+            "chain": [asdict(one) for one in self.chain.stages],
+            "command_line": self.chain.command_line or None,
+            "not_followed": self.chain.not_followed or None,
             "problems": list(self.problems),
         }
 
 
-def key_lists(firmware: bytes | None, own: OwnKeys | None) -> dict[str, KeyList]:
-    """The keys of a firmware image and the user's own, by the name of whose they are."""
-    lists = {}
-    if firmware is not None:
-        lists[FIRMWARE] = KeyList(*databases(open_contents(firmware)))
-    if own is not None:
-        lists[OWN_KEYS] = KeyList(own.database())
-    return lists
-
-
 def inspect_image(
-    path: Path, lists: Mapping[str, KeyList], toolbox: Toolbox, scratch: Path, *, report: Report = silent
+    path: Path,
+    firmware: Contents | None,
+    own: OwnKeys | None,
+    toolbox: Toolbox,
+    scratch: Path,
+    *,
+    report: Report = silent,
 ) -> Inspection:
     """Look into a disk image, qcow2 or raw, without mounting it.
 
-    `lists` are keys by the name of whose they are; shims on the disk add theirs. An image that is compressed
-    with zstd is unpacked below `scratch` first. Raises `UnavailableError` where it cannot be read,
-    `MalformedError` for what is no disk or damaged; damage within a file system is among the problems.
+    It is said of each program whether the keys of `firmware`, the `own` ones, and those of a shim on the disk
+    let it start. An image that is compressed with zstd is unpacked below `scratch` first.
+    Raises `UnavailableError` where the image cannot be read, `MalformedError` for what is no disk; what is
+    damaged within it is among the problems.
     """
     with readable(path, toolbox, scratch, report) as raw, open_disk(raw) as disk:
-        return _Inspector(path, disk, lists).inspect()
-
-
-@contextlib.contextmanager
-def readable(path: Path, toolbox: Toolbox, scratch: Path, report: Report = silent) -> Iterator[Path]:
-    """The image, or what qemu-img unpacks of it where it is compressed in a way that is not read here."""
-    if not is_compressed_by_other_means(path):
-        yield path
-        return
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="inspect.", dir=scratch) as name:
-        unpacked = Path(name, "disk.raw")
-        report(f"unpacking {path.name}", None)
-        argv = toolbox.program("qemu-img", report).argv("convert", "-f", "qcow2", "-O", "raw", path, unpacked)
-        run(argv, timeout=CONVERT_SECONDS)
-        yield unpacked
+        return _Inspector(path, disk, firmware, own).inspect()
 
 
 class _Inspector:
     """Gathers what there is; what cannot be read becomes a problem."""
 
-    def __init__(self, path: Path, disk: Disk, lists: Mapping[str, KeyList]) -> None:
+    def __init__(self, path: Path, disk: Disk, firmware: Contents | None, own: OwnKeys | None) -> None:
         self._path = path
         self._disk = disk
-        self._lists = dict(lists)
+        self._firmware = firmware
+        self._own = own
         self._problems: list[str] = []
         partitions = read_partitions(disk).partitions
         self._partitions = tuple((one, content_name(disk, one.start)) for one in partitions)
-        esp = next((one for one in partitions if one.type == ESP), None)
-        self._esp = open_fat(disk, esp.start) if esp else None
+        self._esp, self._extended = (self._fat(kind) for kind in (ESP, EXTENDED))
         self._systems = {
             one.number: system
             for one, content in self._partitions
@@ -173,15 +175,15 @@ class _Inspector:
         }
 
     def inspect(self) -> Inspection:
+        with self._noting():
+            if isinstance(self._disk, Qcow2):
+                self._disk.check_whole()
         self._look_at_partitions()
         loaders = self._loaders()
-        files = self._kernel_files()
-        for keys in filter(None, map(shim_keys, loaders.values())):
-            self._lists[SHIM] = KeyList(keys)
-        programs = {
-            path: describe_program(path, data, self._lists) for path, data in {**loaders, **files}.items()
-        }
-        boot = self._grub_boot() if any(one.kind == GRUB for one in programs.values()) else None
+        lists = self._lists(loaders)
+        files = {**loaders, **self._kernel_files()}
+        programs = {path: describe_program(path, data, lists) for path, data in files.items()}
+        self._problems += [f"{one.path}: {one.problem}" for one in programs.values() if one.problem]
         return Inspection(
             path=self._path,
             form=image_format(self._path),
@@ -190,10 +192,22 @@ class _Inspector:
             partitions=self._partitions,
             programs=tuple(programs.values()),
             kernels=tuple(self._kernels(programs)),
-            chain=tuple(_chain(programs, boot)),
-            command_line=boot.command_line if boot else None,
+            chain=self._chain(programs),
             problems=tuple(self._problems),
         )
+
+    def _lists(self, loaders: Mapping[str, bytes]) -> dict[str, KeyList]:
+        """Whose keys are asked, by name."""
+        lists = {}
+        db, dbx = databases(self._firmware) if self._firmware else (b"", b"")
+        if self._firmware is not None:
+            lists[FIRMWARE] = KeyList(db, dbx)
+        if self._own is not None:
+            lists[OWN_KEYS] = KeyList(self._own.database())
+        for data in loaders.values():
+            if (keys := shim_keys(data, dbx)) is not None:
+                lists[SHIM] = keys
+        return lists
 
     def _look_at_partitions(self) -> None:
         if self._esp is None:
@@ -248,19 +262,45 @@ class _Inspector:
                         return data.decode("utf-8", "replace")
         return None
 
-    def _grub_boot(self) -> GrubBoot | None:
+    def _chain(self, programs: Mapping[str, Program]) -> Chain:
+        """What starts what, from the firmware on."""
+        by_path = {path.lower(): program for path, program in programs.items()}
+        stages = [by_path.get(LOADER.lower())]
+        if stages[0] is not None and stages[0].kind == SHIM:
+            stages.append(by_path.get(SECOND_STAGE.lower()))
+        known = [_stage(one) for one in stages if one is not None]
+        if not known or self._esp is None:
+            return Chain(tuple(known))
+        try:
+            if known[-1].kind == GRUB:
+                boot = self._grub_boot(self._esp)
+                kernel = Stage(boot.kernel_path, KERNEL, kernel_release(boot.kernel) or "")
+                return Chain((*known, kernel), boot.command_line)
+            if known[-1].kind == SYSTEMD_BOOT and self._firmware is not None:
+                last = known[-1]
+                choice = choose(int(last.version), last.path, self._esp, self._extended, self._firmware)
+                program = by_path.get(choice.entry.program.lower())
+                chosen = _stage(program) if program else Stage(choice.entry.program, KERNEL, "")
+                return Chain((*known, chosen), choice.options)
+        except MalformedError as error:
+            return Chain(tuple(known), not_followed=error.message)
+        return Chain(tuple(known))
+
+    def _grub_boot(self, esp: Fat) -> GrubBoot:
         """What GRUB starts, by its one configuration on the EFI system partition."""
-        assert self._esp is not None, "GRUB was found on it"
-        with self._noting():
-            paths = [path for path in self._esp.files() if path.lower().endswith("/grub.cfg")]
-            if len(paths) != 1:
-                raise MalformedError(f"there are {len(paths)} configurations of GRUB beside it")
-            partitions = [one for one, _ in self._partitions]
-            volumes = find_volumes(self._disk, partitions)
-            start = next(volumes[one.number] for one in partitions if one.type == ESP)
-            path = f"/{paths[0].lstrip('/')}"
-            return follow(start, path, [*volumes.values()], secure_boot=True)
-        return None
+        paths = [path for path in esp.files() if path.lower().endswith("/grub.cfg")]
+        if len(paths) != 1:
+            raise MalformedError(f"there are {len(paths)} configurations of GRUB on the EFI system partition")
+        partitions = [one for one, _ in self._partitions]
+        volumes = find_volumes(self._disk, partitions)
+        start = next(volumes[one.number] for one in partitions if one.type == ESP)
+        enforced = self._firmware is None or self._firmware.secure_boot is SecureBoot.ENABLED
+        return follow(start, f"/{paths[0]}", [*volumes.values()], secure_boot=enforced)
+
+    def _fat(self, kind: UUID) -> Fat | None:
+        """The FAT file system of the first partition of a kind."""
+        place = next((one for one, _ in self._partitions if one.type == kind), None)
+        return open_fat(self._disk, place.start) if place else None
 
     def _ext4(self, partition: Partition) -> Ext4 | None:
         with self._noting(f"partition {partition.number}: "):
@@ -276,17 +316,8 @@ class _Inspector:
             self._problems.append(f"{place}{error.message}")
 
 
-def _chain(programs: Mapping[str, Program], boot: GrubBoot | None) -> Iterator[str]:
-    """What starts what, from the firmware on, as far as it is known."""
-    by_path = {path.lower(): program for path, program in programs.items()}
-    loader = by_path.get(LOADER.lower())
-    stages = [loader] if loader else []
-    if loader is not None and loader.kind == SHIM:
-        stages += [one] if (one := by_path.get(SECOND_STAGE.lower())) else []
-    for stage in stages:
-        yield f"{stage.path}: {stage.kind} {stage.version}".rstrip()
-    if stages and stages[-1].kind == GRUB and boot is not None:
-        yield f"{boot.kernel_path}: {KERNEL} {kernel_release(boot.kernel) or ''}".rstrip()
+def _stage(program: Program) -> Stage:
+    return Stage(program.path, program.kind, program.version)
 
 
 def _on(number: int, path: str) -> str:

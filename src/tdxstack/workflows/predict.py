@@ -21,10 +21,15 @@ from tdxstack.platform import Platform, choose_platform
 from tdxstack.prediction.boot import predict
 from tdxstack.prediction.hardware import Hardware, hardware
 from tdxstack.prediction.qcow2 import backing_file
+from tdxstack.workflows.readable_disk import readable
 from tdxstack.workflows.workshop import Surroundings, Workshop
 
 PLACEHOLDER = "prediction"
 """Name of the machine that is only predicted."""
+
+MEASURES_NOTHING = (
+    "has no driver TdTcg2Dxe and measures nothing: RTMR0 to RTMR2 stay zeros, whatever the TD boots"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +94,17 @@ def predict_machine(request: PredictRequest, surroundings: Surroundings, worksho
     else:
         launch, emulated, disk = _new_machine(request, surroundings, workshop, store)
     machine = _hardware(launch, surroundings.directories, emulated=emulated)
-    prediction = predict(launch, read_image(launch.firmware), machine, disk)
-    if module is None:
-        return PredictResult(prediction, emulated, launch, disk)
-    notes = tuple(_module_notes(module, releases, emulated=emulated))
-    return PredictResult(replace(prediction, mrseam=module.mrseam), emulated, launch, disk, notes)
+    firmware, scratch = read_image(launch.firmware), surroundings.directories.cache / "prediction"
+    if disk is None:
+        prediction = predict(launch, firmware, machine, None)
+    else:
+        with readable(disk, workshop.toolbox, scratch) as form:
+            prediction = predict(launch, firmware, machine, form)
+    notes = [] if prediction.events else [f"{launch.firmware} {MEASURES_NOTHING}"]
+    if module is not None:
+        prediction = replace(prediction, mrseam=module.mrseam)
+        notes += _module_notes(module, releases, emulated=emulated)
+    return PredictResult(prediction, emulated, launch, disk, tuple(notes))
 
 
 def _module_notes(module: ModuleFile, releases: Releases, *, emulated: bool) -> Iterator[str]:

@@ -302,9 +302,22 @@ def test_variables_on_the_disk_count_for_a_firmware_without_secure_boot(tmp_path
     assert not any("NvVars" in event.reason for event in of_disk(path).unpredicted)
 
 
-def test_a_firmware_that_measures_nothing_is_refused() -> None:
-    with pytest.raises(MalformedError, match="measures nothing"):
-        of_disk(None, firmware_images.firmware(files=[firmware_images.file(firmware_images.BDS)]))
+def test_a_firmware_that_measures_nothing_leaves_zeros() -> None:
+    silent = firmware_images.firmware(files=[firmware_images.file(firmware_images.BDS)])
+    prediction = of_disk(None, silent)
+    assert prediction.events == ()
+    assert [prediction.registers[name] for name in ("rtmr0", "rtmr1", "rtmr2")] == [bytes(48)] * 3
+
+
+def test_a_shell_is_a_boot_option_but_not_known_to_be_one_under_secure_boot(tmp_path: Path) -> None:
+    shell = firmware_images.file("7c04a583-9e3e-4f1c-ad65-e05268d0b4d1", kind=9)
+    files = [*firmware_images.dxe_files(), shell]
+    with_shell = of_disk(disk(tmp_path), firmware_images.firmware(files=files))
+    assert with_shell.unpredicted == ()
+    assert any("Boot0002" in event.meaning for event in with_shell.events)
+    key = [firmware_images.variable("PK", b"key")]
+    enforced = of_disk(disk(tmp_path), firmware_images.firmware(files=files, variables=key))
+    assert any("firmware with a shell" in event.reason for event in enforced.unpredicted)
 
 
 def test_a_firmware_that_starts_no_td_is_refused() -> None:

@@ -18,9 +18,10 @@ from tdxstack.prediction.fat import MAX_DEPTH, Fat
 from tdxstack.prediction.filesystems import content_name
 from tdxstack.prediction.partitions import read_partitions
 from tdxstack.prediction.qcow2 import (
+    Qcow2,
     backing_file,
     image_format,
-    is_compressed_by_other_means,
+    is_packed_with_zstd,
     open_disk,
 )
 from tests.unit.prediction import disks as made
@@ -148,8 +149,16 @@ def test_a_qcow2_that_is_cut_short_is_named(tmp_path: Path, compressed: bool) ->
     path = tmp_path / "disk.qcow2"
     for end in (len(whole) - 69000 if compressed else len(whole) - 65536, 2 << 16, 90000):
         path.write_bytes(whole[:end])
-        with open_disk(path) as disk, pytest.raises(MalformedError, match="cut short"):
-            disk.read(0, len(content))
+        with open_disk(path) as disk:
+            assert isinstance(disk, Qcow2)
+            with pytest.raises(MalformedError, match="cut short"):
+                disk.read(0, len(content))
+            with pytest.raises(MalformedError, match="cut short"):
+                disk.check_whole()
+    path.write_bytes(whole)
+    with open_disk(path) as disk:
+        assert isinstance(disk, Qcow2)
+        disk.check_whole()
 
 
 def test_forms_are_told_apart(tmp_path: Path) -> None:
@@ -157,10 +166,12 @@ def test_forms_are_told_apart(tmp_path: Path) -> None:
         ("raw", b"", "raw", False),
         ("zlib", made.qcow2(bytes(10)), "qcow2", False),
         ("zstd", made.qcow2(bytes(10), features=8), "qcow2", True),
+        ("above", made.qcow2(bytes(10), backing=Path("zstd")), "qcow2", True),
+        ("loop", made.qcow2(bytes(10), backing=Path("loop")), "qcow2", False),
     ):
         (tmp_path / name).write_bytes(data)
         assert image_format(tmp_path / name) == form
-        assert is_compressed_by_other_means(tmp_path / name) is other
+        assert is_packed_with_zstd(tmp_path / name) is other
 
 
 @pytest.mark.parametrize("compressed", [False, True])

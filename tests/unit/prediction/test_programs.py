@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tdxstack.measurement.pe import Image
 from tdxstack.measurement.shim import Shim
 from tdxstack.prediction.programs import (
     GRUB,
@@ -65,16 +66,23 @@ def test_kinds(program: bytes, kind: str, version: str) -> None:
     assert found.version == version
 
 
+def test_lists_that_are_broken_leave_the_rest_standing() -> None:
+    found = describe_program("a.efi", signed(OURS).data, {"firmware": KeyList(b"garbage")})
+    assert "signature lists" in found.problem
+    assert (found.signed_by, found.accepted_by) == (["ours"], None)
+
+
 def test_what_is_no_program_says_why() -> None:
     assert "PE" in describe_program("a.efi", b"#!/bin/sh", {}).problem
 
 
 def test_the_keys_of_a_shim() -> None:
-    from tdxstack.measurement.pe import Image
-
     shim = Shim.parse(Image.parse(shim_program()))
     assert shim is not None
-    assert shim.vendor_keys in (shim_keys(shim_program()) or b"")
+    found = shim_keys(shim_program(), b"dbx")
+    assert found is not None
+    assert shim.vendor_keys in found.allowed
+    assert found.revoked == b"dbx" + shim.vendor_revocations
     assert shim_keys(test_boot.GRUB) is None
     assert shim_keys(b"") is None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tdxstack.errors import MalformedError, UnavailableError
-from tdxstack.firmware.keys import open_own_keys
+from tdxstack.firmware.contents import open_contents
+from tdxstack.firmware.keys import OwnKeys, open_own_keys
 from tdxstack.image.kernel import REQUIRED
 from tdxstack.measurement.pe import Image
-from tdxstack.prediction.programs import KeyList
 from tdxstack.toolbox.programs import Toolbox
-from tdxstack.workflows.image_inspect import inspect_image, key_lists
+from tdxstack.workflows.image_inspect import inspect_image
 from tests.unit.firmware import firmware_images
 from tests.unit.firmware.stand_ins import no_archive, stand_ins
 from tests.unit.firmware.test_enroll import DATABASE
@@ -26,10 +25,10 @@ from tests.unit.measurement.comparison.logs import signature_list
 from tests.unit.measurement.test_shim import shim_program
 from tests.unit.measurement.test_unified_kernel import unified_program
 from tests.unit.prediction import disks
-from tests.unit.prediction.test_boot import CONFIG, GRUB, kernel
+from tests.unit.prediction.test_boot import CONFIG, GRUB, kernel, of_systemd_boot, systemd_boot
 
 ABLE = "".join(f"CONFIG_{name}=y\n" for name in REQUIRED)
-BOOT: disks.Tree = {"BOOTX64.EFI": shim_program(), "grubx64.efi": GRUB}
+BOOT: disks.Tree = {"BOOTX64.EFI": shim_program(revoked=b""), "grubx64.efi": GRUB}
 ESP: disks.Tree = {"EFI": {"BOOT": BOOT, "test": {"grub.cfg": CONFIG.encode()}}, "note.txt": b"text"}
 
 
@@ -41,12 +40,17 @@ def root(config: str | None = ABLE) -> disks.Tree:
 
 
 def inspected(
-    place: Path, data: bytes, lists: Mapping[str, KeyList] | None = None, toolbox: Toolbox | None = None
+    place: Path,
+    data: bytes,
+    firmware: bytes | None = None,
+    own: OwnKeys | None = None,
+    toolbox: Toolbox | None = None,
 ) -> dict[str, Any]:
     path = place / "disk.img"
     path.write_bytes(data)
     asked = toolbox or Toolbox(place, no_archive, search_path="")
-    return inspect_image(path, lists or {}, asked, place / "scratch").to_json()
+    contents = open_contents(firmware) if firmware else None
+    return inspect_image(path, contents, own, asked, place / "scratch").to_json()
 
 
 def test_a_disk_with_shim_and_grub(tmp_path: Path) -> None:
@@ -64,7 +68,7 @@ def test_a_disk_with_shim_and_grub(tmp_path: Path) -> None:
     assert found["kernels"] == [
         {"path": "2:/boot/vmlinuz-6.12.0-test", "version": "6.12.0-test", "td_guest": True, "missing": ()}
     ]
-    assert [stage.partition(":")[0] for stage in found["chain"]] == [
+    assert [stage["path"] for stage in found["chain"]] == [
         "EFI/BOOT/BOOTX64.EFI",
         "EFI/BOOT/grubx64.efi",
         "/vmlinuz",
@@ -94,7 +98,9 @@ def test_whether_a_td_can_run_a_kernel_is_read_and_not_guessed(
 def test_a_unified_kernel_image_is_a_program_and_a_kernel(tmp_path: Path) -> None:
     esp: disks.Tree = {"EFI": {"BOOT": {"BOOTX64.EFI": unified_program()}}}
     found = inspected(tmp_path, disks.disk(esp, {"boot": {"config-6.12.0-test": ABLE.encode()}}))
-    assert found["chain"] == ["EFI/BOOT/BOOTX64.EFI: unified kernel image 6.12.0-test"]
+    assert found["chain"] == [
+        {"path": "EFI/BOOT/BOOTX64.EFI", "kind": "unified kernel image", "version": "6.12.0-test"}
+    ]
     assert [(one["version"], one["td_guest"]) for one in found["kernels"]] == [("6.12.0-test", True)]
 
 
@@ -102,13 +108,10 @@ def test_programs_that_would_start_by_own_keys_or_the_firmwares(tmp_path: Path) 
     keys = open_own_keys(tmp_path / "keys")
     digest = signature_list(Image.parse(GRUB).digest("sha256"))
     firmware = firmware_images.firmware(variables=[firmware_images.variable("db", digest, vendor=DATABASE)])
-    lists = key_lists(firmware, keys)
-    assert set(lists) == {"firmware", "own keys"}
-    found = inspected(tmp_path, disks.disk(ESP, root()), lists)
+    found = inspected(tmp_path, disks.disk(ESP, root()), firmware, keys)
     accepted = {one["path"]: one["accepted_by"] for one in found["programs"]}
     assert "its digest" in accepted["EFI/BOOT/grubx64.efi"]["firmware"]
     assert accepted["EFI/BOOT/BOOTX64.EFI"] == {}
-    assert key_lists(None, None) == {}
 
 
 def test_damage_is_a_problem_and_the_rest_is_shown(tmp_path: Path) -> None:
@@ -117,12 +120,35 @@ def test_damage_is_a_problem_and_the_rest_is_shown(tmp_path: Path) -> None:
         (whole[: disks.ROOT_START + 600_000], "cut short"),
         (encrypted(whole), "partition 2 is encrypted (LUKS)"),
         (without_fat(whole), "no EFI system partition that can be read"),
-        (disks.disk({**ESP, "boot.efi": b"", "grub": {"grub.cfg": b""}}, root()), "2 configurations"),
-        (disks.disk({"EFI": {"BOOT": BOOT, "x": {"grub.cfg": b"if true; then"}}}, root()), "ends too early"),
     ):
         found = inspected(tmp_path, data)
         assert any(problem in one for one in found["problems"]), found["problems"]
         assert len(found["partitions"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"EFI": {"BOOT": BOOT, "x": {"grub.cfg": b"if true; then"}}}, "ends too early"),
+        ({"EFI": {"BOOT": BOOT, "x": {"grub.cfg": b""}, "y": {"grub.cfg": b""}}}, "2 configurations"),
+        ({"EFI": {"BOOT": BOOT}}, "0 configurations"),
+    ],
+)
+def test_where_a_chain_is_not_followed_is_no_damage(tmp_path: Path, more: disks.Tree, reason: str) -> None:
+    found = inspected(tmp_path, disks.disk(more, root()))
+    assert [stage["kind"] for stage in found["chain"]] == ["shim", "GRUB"]
+    assert reason in found["not_followed"]
+    assert (found["command_line"], found["problems"]) == (None, [])
+
+
+def test_what_systemd_boot_starts_depends_on_the_firmware(tmp_path: Path) -> None:
+    entries: disks.Tree = {"BOOTX64.EFI": systemd_boot()}
+    esp: disks.Tree = {"EFI": {"BOOT": entries}, **of_systemd_boot(kernel())}
+    found = inspected(tmp_path, disks.disk(esp, root()), firmware_images.firmware())
+    assert [stage["kind"] for stage in found["chain"]] == ["systemd-boot", "kernel"]
+    assert found["command_line"]
+    [loader] = inspected(tmp_path, disks.disk(esp, root()))["chain"]
+    assert loader["version"] == "257"
 
 
 def test_what_is_no_disk(tmp_path: Path) -> None:
@@ -130,7 +156,7 @@ def test_what_is_no_disk(tmp_path: Path) -> None:
         with pytest.raises(MalformedError, match="no GUID partition table"):
             inspected(tmp_path, data)
     with pytest.raises(UnavailableError, match="cannot be read"):
-        inspect_image(tmp_path / "none", {}, Toolbox(tmp_path, no_archive, search_path=""), tmp_path)
+        inspect_image(tmp_path / "none", None, None, Toolbox(tmp_path, no_archive, search_path=""), tmp_path)
 
 
 def test_zstd_is_unpacked_by_qemu_img(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
