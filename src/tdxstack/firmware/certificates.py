@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tdxstack.errors import MalformedError, UnavailableError
 from tdxstack.firmware.keys import RSA_BITS
+from tdxstack.verification.certificates import UNREADABLE
 
 MAX_SIZE = 64 << 10
 
@@ -30,7 +31,7 @@ def read_certificate(path: Path) -> x509.Certificate:
         if b"-----BEGIN" in data:
             return x509.load_pem_x509_certificate(data)
         return x509.load_der_x509_certificate(data)
-    except ValueError:
+    except UNREADABLE:
         raise MalformedError(
             f"{path} is no X.509 certificate in PEM or DER", hint="give the certificate, not the private key"
         ) from None
@@ -46,7 +47,10 @@ def certificate_warnings(path: Path, now: datetime) -> Iterator[str]:
             f"{path} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}; "
             "firmware takes it all the same"
         )
-    key = certificate.public_key()
+    try:
+        key = certificate.public_key()
+    except UNREADABLE:
+        key = None
     if not isinstance(key, rsa.RSAPublicKey):
         yield f"{path} has no RSA key; edk2 verifies nothing else"
     elif key.key_size != RSA_BITS:

@@ -1,8 +1,5 @@
 """Which key of a database lets an EFI program start: what firmware and shim log as the authority.
 
-The chain of certificates and the digest that is signed are checked; the signature itself is not, as the
-question is what a sound image will be verified by.
-
 Source: edk2 SecurityPkg/Library/DxeImageVerificationLib.
 """
 
@@ -12,11 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import Certificate, load_der_x509_certificate
 
-from tdxstack.errors import MalformedError
+from tdxstack.firmware.authenticode import Signature, reaches
 from tdxstack.measurement.pe import Image
 from tdxstack.measurement.signature_list import (
     HEADER_SIZE,
@@ -25,6 +21,7 @@ from tdxstack.measurement.signature_list import (
     SignatureList,
     parse_signature_lists,
 )
+from tdxstack.verification.certificates import UNREADABLE
 
 SHA256_HASH = UUID("c1c41626-504c-4092-aca9-41f936934328")
 
@@ -63,10 +60,13 @@ def authority(image: Image, database: bytes, revoked: bytes = b"") -> Entry | No
         for entry in _entries(allowing, X509)
         if entry.data not in forbidden and (certificate := _certificate(entry.data)) is not None
     ]
-    for signature in image.signatures():
-        chain = _chain(signature) if digest in signature else []
+    revoking = [one for entry in _entries(forbidding, X509) if (one := _certificate(entry.data)) is not None]
+    sound = [one for one in map(Signature.parse, image.signatures()) if one.holds and digest in one.content]
+    if any(reaches(link, revoked) for one in sound for link in one.chain for revoked in revoking):
+        return None
+    for signature in sound:
         for entry, certificate in trusted:
-            if any(_reaches(link, certificate) for link in chain):
+            if any(reaches(link, certificate) for link in signature.chain):
                 return entry
     return next((entry for entry in _entries(allowing, SHA256_HASH) if entry.data == digest), None)
 
@@ -76,7 +76,7 @@ def signers(image: Image) -> list[bytes]:
 
     Raises `MalformedError` for broken signatures.
     """
-    chains = [_chain(signature) for signature in image.signatures()]
+    chains = [Signature.parse(signature).chain for signature in image.signatures()]
     return [chain[0].public_bytes(Encoding.DER) for chain in chains if chain]
 
 
@@ -89,37 +89,5 @@ def _certificate(der: bytes) -> Certificate | None:
     """A certificate of a database; None for what is none, which firmware passes over."""
     try:
         return load_der_x509_certificate(der)
-    except ValueError:
+    except UNREADABLE:
         return None
-
-
-def _chain(signature: bytes) -> list[Certificate]:
-    """The signer's certificate and those above it, as far as the signature brings them."""
-    # Signers pad signatures to 8 bytes.
-    length = 4 + int.from_bytes(signature[2:4], "big") if signature[1:2] == b"\x82" else len(signature)
-    try:
-        brought = pkcs7.load_der_pkcs7_certificates(signature[:length])
-    except ValueError:
-        raise MalformedError("PE image: its signature is broken", hint="sign it again") from None
-    issuers = {certificate.issuer for certificate in brought if certificate.issuer != certificate.subject}
-    leaf = next((one for one in brought if one.subject not in issuers), None)
-    chain: list[Certificate] = []
-    while leaf is not None and leaf not in chain:
-        chain.append(leaf)
-        leaf = _issuer(leaf, brought)
-    return chain
-
-
-def _issuer(certificate: Certificate, among: Sequence[Certificate]) -> Certificate | None:
-    return next((one for one in among if _reaches(certificate, one)), None)
-
-
-def _reaches(certificate: Certificate, trusted: Certificate) -> bool:
-    """Whether a certificate is `trusted` itself or issued by it."""
-    if certificate == trusted:
-        return True
-    try:
-        certificate.verify_directly_issued_by(trusted)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True

@@ -53,10 +53,7 @@ class Program:
 
 
 def describe_program(path: str, data: bytes, lists: Mapping[str, KeyList]) -> Program:
-    """What a program is, and which of the `lists` of keys, by name, let it start. Raises nothing.
-
-    Chains of certificates and the digest that is signed are checked, and signatures' own bytes are not.
-    """
+    """What a program is, and which of the `lists` of keys, by name, let it start. Raises nothing."""
     found = Program(path)
     try:
         image = Image.parse(data)

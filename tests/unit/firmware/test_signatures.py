@@ -106,6 +106,23 @@ def test_an_entry_that_is_no_certificate_is_passed_over() -> None:
     assert authority(signed(ours), lists) == Entry(OWNER, der(ours))
 
 
+def test_a_signature_that_does_not_hold_lets_nothing_start() -> None:
+    image = signed(LEAF)
+    [signature] = image.signatures()
+    at = image.data.index(signature) + len(signature.rstrip(b"\0")) - 5
+    changed = bytearray(image.data)
+    changed[at] ^= 1
+    assert authority(image, database(ROOT)) is not None
+    assert authority(Image.parse(bytes(changed)), database(ROOT)) is None
+
+
+def test_a_revoked_signer_forbids_what_its_issuer_would_let_start() -> None:
+    assert authority(signed(LEAF), database(ROOT), database(LEAF)) is None
+    assert authority(signed(LEAF), database(LEAF), database(ROOT)) is None
+    assert authority(signed(OTHER, LEAF), database(OTHER), database(LEAF)) is None
+    assert authority(signed(LEAF), database(ROOT), database(OTHER)) == Entry(OWNER, der(ROOT))
+
+
 def test_signers_are_named_in_order() -> None:
     first, second = signer("first"), signer("second")
     assert signers(signed(first, second)) == [der(first), der(second)]
