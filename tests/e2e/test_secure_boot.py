@@ -6,9 +6,15 @@ import json
 import subprocess
 import tarfile
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from tdxstack.abi.event_log import EventLog
 from tdxstack.cli.edge import surroundings
@@ -148,3 +154,30 @@ def test_ones_own_keys_beside_microsofts(original: Path, tdx: Tdx, tmp_path: Pat
         assert predicted(expected) == logged(EventLog.parse(evidence.ccel_data).events)
     finally:
         tdx.run("down", "own-keys", "--force")
+
+
+def test_a_store_that_is_too_small_for_all_certificates(original: Path, tdx: Tdx, tmp_path: Path) -> None:
+    """As virt-fw-vars says it; what was there before is left."""
+    output = tmp_path / "own.fd"
+    output.write_bytes(b"before")
+    options: list[str] = []
+    for number in range(6):
+        path = tmp_path / f"{number}.pem"
+        path.write_bytes(large_certificate().public_bytes(Encoding.PEM))
+        options += ["--db", str(path)]
+    done = tdx.run("firmware", "enroll", str(original), "-o", str(output), *options, code=2)
+    assert "is too small for these certificates" in done.stderr
+    assert "has no RSA key" in done.stderr
+    assert output.read_bytes() == b"before"
+
+
+def large_certificate() -> x509.Certificate:
+    """A certificate of 40 KB."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "large")])
+    bulk = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999"), bytes(40_000))
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(x509.random_serial_number()).add_extension(bulk, critical=False)
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    builder = builder.not_valid_before(start).not_valid_after(start + timedelta(days=9000))
+    return builder.sign(key, hashes.SHA256())

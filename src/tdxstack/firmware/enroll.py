@@ -146,9 +146,10 @@ def enroll(program: Argv, firmware: Path, image: bytes, enrollment: Enrollment) 
         changed = output.read_bytes()
     after = _checked(before, changed, setup_mode=not enrollment.own)
     old, new = ({key: certificates(contents, key) for key in VENDORS} for contents in (before, after))
-    for key, expected in wanted.items():
-        if not set(expected) <= set(new[key]):
-            raise CommandError(f"virt-fw-vars left a certificate out of {key}", hint=_REPORT_IT)
+    for key, certain in wanted.items():
+        stays = key == DBX or (enrollment.keep and key != PK)
+        if set(new[key]) != {*certain, *(old[key] if stays else ())}:
+            raise CommandError(f"virt-fw-vars made other certificates of {key}", hint=_REPORT_IT)
     return Enrolled(
         image=changed,
         before=before,

@@ -175,17 +175,22 @@ def test_setup_mode(tmp_path: Path, firmware: Path) -> None:
 def test_results_that_are_not_what_was_asked_for(
     tmp_path: Path, firmware: Path, keys: OwnKeys, own: dict[str, Path]
 ) -> None:
-    good = variables([der(keys, "PK")], [VENDOR, der(keys, "KEK")], [VENDOR, der(keys, "db")])
+    good_db = [VENDOR, der(keys, "db")]
+    good = variables([der(keys, "PK")], [VENDOR, der(keys, "KEK")], good_db)
     right = made.firmware(variables=good)
     assert enrolled(tmp_path, firmware, right, Enrollment(own)).removed["PK"] == (VENDOR,)
     in_volume = bytearray(right)
     in_volume[made.CFV_SIZE + 0x1000] ^= 1
     more = made.firmware(variables=[*good, made.variable("Boot0001", b"surprise")])
-    less = made.firmware(variables=variables([der(keys, "PK")], [der(keys, "KEK")], [VENDOR]))
+    dropped = made.firmware(variables=variables([der(keys, "PK")], [der(keys, "KEK")], good_db))
+    two = made.firmware(variables=variables([der(keys, "PK"), VENDOR], [VENDOR, der(keys, "KEK")], good_db))
+    less = made.firmware(variables=variables([der(keys, "PK")], [VENDOR, der(keys, "KEK")], [VENDOR]))
     for result, problem in (
         (bytes(in_volume), "more than the variable store|broken image"),
         (more, "changed the variable Boot0001"),
-        (less, "left a certificate out of db"),
+        (less, "other certificates of db"),
+        (dropped, "other certificates of KEK"),
+        (two, "other certificates of PK"),
         (right[:-1], "broken image|more than"),
         (b"", "broken image"),
     ):
