@@ -153,15 +153,17 @@ def test_what_changed_is_told(tmp_path: Path, firmware: Path, keys: OwnKeys, own
 
 
 def test_revocations_are_added_to_those_that_there_are(tmp_path: Path, keys: OwnKeys) -> None:
-    before = [*BEFORE, *variables(dbx=[b"\x30\x03revoked before"])]
+    before = [*BEFORE, *variables(dbx=[der(keys, "KEK")])]
     firmware = tmp_path / "in.fd"
     firmware.write_bytes(made.firmware(variables=before))
     revoked = tmp_path / "revoked.der"
     revoked.write_bytes(der(keys, "db"))
+    again = keys.certificate_file("KEK")
     script = f'while [ "$1" != --set-json ]; do shift; done; cp "$2" {tmp_path}/json; exit 1'
     with pytest.raises(CommandError):
-        with_program(tmp_path, firmware, script, Enrollment({}, dbx=(revoked, revoked)))
-    assert lists(b"\x30\x03revoked before", der(keys, "db")).hex() + '"' in (tmp_path / "json").read_text()
+        with_program(tmp_path, firmware, script, Enrollment({}, dbx=(revoked, again, revoked)))
+    expected = lists(der(keys, "KEK"), der(keys, "db")).hex()
+    assert f'"{expected}"' in (tmp_path / "json").read_text()
 
 
 def test_setup_mode(tmp_path: Path, firmware: Path) -> None:
