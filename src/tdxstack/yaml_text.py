@@ -47,9 +47,16 @@ def load(text: bytes, what: str, *, hint: str) -> object:
     return {} if document in (None, "") else document
 
 
-def invalid(error: ValidationError, what: str, *, hint: str) -> MalformedError:
-    """The error that lists everything that is wrong with a document, each with its place."""
-    problems = [f"{_place(item['loc'])}: {_problem(item)}" for item in error.errors()[:_MAX_TOLD]]
+def invalid(error: ValidationError, what: str, *, hint: str, text: bytes = b"") -> MalformedError:
+    """The error that lists everything that is wrong with a document, each with its place.
+
+    With the `text` that was loaded, if it has more than one line, each comes with its line too.
+    """
+    root = yaml.compose(text, Loader=_Loader) if text.strip().count(b"\n") else None
+    problems = [
+        f"{_place(item['loc'])}: {_problem(item)}{_line(root, item['loc'])}"
+        for item in error.errors()[:_MAX_TOLD]
+    ]
     if error.error_count() > _MAX_TOLD:
         problems.append(f"and {error.error_count() - _MAX_TOLD} more")
     return MalformedError(f"{what}: {'; '.join(problems)}", hint=hint)
@@ -58,6 +65,23 @@ def invalid(error: ValidationError, what: str, *, hint: str) -> MalformedError:
 def _place(location: tuple[int | str, ...]) -> str:
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
     return printable(text.removeprefix(".")[:_MAX_PLACE]) or "document"
+
+
+def _line(node: yaml.Node | None, location: tuple[int | str, ...]) -> str:
+    """The line of what is at `location`, or of what it is missing from."""
+    line = None
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if getattr(key, "value", None) == str(part)]
+            if not found:
+                break
+            line, node = found[0][0].start_mark.line, found[0][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line
+        else:
+            break
+    return f" (line {line + 1})" if line is not None else ""
 
 
 def _problem(item: Any) -> str:

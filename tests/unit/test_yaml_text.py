@@ -47,5 +47,15 @@ def test_every_problem_has_its_place() -> None:
     )
 
 
+def test_problems_of_more_than_one_line_come_with_it() -> None:
+    text = b"kind: cat\nages:\n  - 1\n  - x\n  - 2\nhome: {}\n"
+    with pytest.raises(ValidationError) as caught:
+        Pet.model_validate(yaml_text.load(text, "pet", hint=""))
+    told = yaml_text.invalid(caught.value, "pet", hint="", text=text).message
+    assert told.endswith("as an integer (line 4); home: there is no such key (line 6)")
+    once = yaml_text.invalid(caught.value, "pet", hint="", text=b"{ages: [x], home: {}}\n").message
+    assert "line" not in once
+
+
 def test_there_may_be_very_many() -> None:
     assert problem({"ages": ["x"] * 60}).endswith("; and 10 more")

@@ -291,4 +291,4 @@ def parse_recipe(
     try:
         return ImageRecipe.model_validate(document, context={"directory": str(directory)})
     except ValidationError as error:
-        raise yaml_text.invalid(error, "recipe", hint=HINT) from None
+        raise yaml_text.invalid(error, "recipe", hint=HINT, text=text) from None

@@ -34,7 +34,7 @@ from tdxstack.machine.spec_parts import (
     UnifiedKernel,
     Vsock,
 )
-from tdxstack.machine.spec_values import PATH_ALONE, Cpus, FilePath, MiB
+from tdxstack.machine.spec_values import PATH_ALONE, TEXT, Cpus, FilePath, MiB
 from tdxstack.machine.store import check_name
 from tdxstack.platform import Platform
 
@@ -133,7 +133,8 @@ class MachineSpec(Part):
                 )
             return spec
         except ValidationError as error:
-            raise yaml_text.invalid(error, WHAT, hint=HINT) from None
+            text = info.context.get(TEXT, b"") if isinstance(info.context, dict) else b""
+            raise yaml_text.invalid(error, WHAT, hint=HINT, text=text) from None
 
     def changed(self, **fields: object) -> Self:
         """The same machine with other `fields`, checked anew."""

@@ -9,7 +9,7 @@ from typing import Any
 from tdxstack import yaml_text
 from tdxstack.errors import UnavailableError, UsageError
 from tdxstack.machine.spec import HINT, WHAT, MachineSpec
-from tdxstack.machine.spec_values import DIRECTORY
+from tdxstack.machine.spec_values import DIRECTORY, TEXT
 
 
 def read_spec(path: Path) -> MachineSpec:
@@ -26,17 +26,14 @@ def changed_spec(path: Path | None, changes: Mapping[str, object]) -> MachineSpe
     A field of a part has dots in its name: `td.debug`. Relative paths among `changes` start from the current
     directory. Raises as `read_spec` does, and `UsageError` for a field of what has no fields.
     """
-    if path is None:
-        document: object = {}
-        directory = Path().absolute()
-    else:
-        document = yaml_text.load(_read(path), WHAT, hint=HINT)
-        directory = path.absolute().parent
+    text = b"" if path is None else _read(path)
+    document = yaml_text.load(text, WHAT, hint=HINT)
+    directory = Path().absolute() if path is None else path.absolute().parent
     if not isinstance(document, dict):
         return MachineSpec.model_validate(document)
     for place, value in changes.items():
         _change(document, place, value)
-    return MachineSpec.model_validate(document, context={DIRECTORY: directory})
+    return MachineSpec.model_validate(document, context={DIRECTORY: directory, TEXT: text})
 
 
 def write_spec(spec: MachineSpec) -> bytes:
@@ -47,7 +44,7 @@ def write_spec(spec: MachineSpec) -> bytes:
 def parse_spec(text: bytes, directory: Path) -> MachineSpec:
     """Read a machine in YAML. Raises `MalformedError` that lists everything that is wrong, with its place."""
     document = yaml_text.load(text, WHAT, hint=HINT)
-    return MachineSpec.model_validate(document, context={DIRECTORY: directory})
+    return MachineSpec.model_validate(document, context={DIRECTORY: directory, TEXT: text})
 
 
 def _read(path: Path) -> bytes:

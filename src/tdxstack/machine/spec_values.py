@@ -17,6 +17,9 @@ DIGEST_SIZE: Final = 48
 DIRECTORY: Final = "directory"
 """Key in the context of a validation: the directory that relative paths start from."""
 
+TEXT: Final = "text"
+"""Key in the context of a validation: the text that is validated, for the lines of what is wrong."""
+
 _SIZE = re.compile(r"(\d{1,9}) ?(?:([MGT])(?:iB)?)?")
 _MIB = {None: 1, "M": 1, "G": 1 << 10, "T": 1 << 20}
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")

@@ -36,7 +36,7 @@ def parse_policy(text: bytes) -> AnyPolicy:
     try:
         return _policy(_Node.model_validate(document), {}, "policy", 0)
     except ValidationError as error:
-        raise yaml_text.invalid(error, "policy", hint=_HINT) from None
+        raise yaml_text.invalid(error, "policy", hint=_HINT, text=text) from None
     except RecursionError:
         raise MalformedError("policy: nested too deeply", hint=_HINT) from None
 
