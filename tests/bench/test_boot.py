@@ -63,7 +63,7 @@ def test_boot(kind: str, where: Surroundings, benchmark: Any) -> None:
 
     def prepare() -> None:
         vm.remove()
-        machines.write_down(Plan(spec, placement, image))
+        machines.write_down(Plan(spec, placement, {0: image}))
 
     def boot() -> None:
         vm.start()

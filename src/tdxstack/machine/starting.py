@@ -10,6 +10,7 @@ from datetime import datetime
 
 from tdxstack.files import make_private
 from tdxstack.machine.instance import end, event_log_options, ssh_port, start_qemu, until
+from tdxstack.machine.pinning import pin
 from tdxstack.machine.placement import Placement
 from tdxstack.machine.qemu_command import build_qemu_command
 from tdxstack.machine.spec import MachineSpec
@@ -32,6 +33,7 @@ def state_of(spec: MachineSpec, placement: Placement, files: MachineFiles) -> Ma
         argv=[*build_qemu_command(spec, placement, files), *event_log_options(files)],
         kind=spec.kind.value,
         quoting=placement.silicon is not None and spec.td.quote_service is None,
+        pinning={str(vcpu): list(cpus) for vcpu, cpus in spec.pinning.items()},
     )
 
 
@@ -55,6 +57,7 @@ async def start_machine(
     async with _quoting(store, state) as holds, _tpm(files, state):
         await start_qemu(files, state.argv, holds=holds, leash=leash, on_start=started)
         try:
+            await pin(files.monitor, {int(vcpu): cpus for vcpu, cpus in state.pinning.items()})
             state = replace(state, ssh_port=await ssh_port(files))
             store.save(state)
         except BaseException:

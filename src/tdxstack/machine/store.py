@@ -149,6 +149,8 @@ class MachineState:
     """Whether it needs the user's own quote generation service."""
     tpm: list[str] = field(default_factory=list)
     """The command of its TPM, which runs as long as QEMU does; empty without one."""
+    pinning: dict[str, list[int]] = field(default_factory=dict)
+    """CPUs of the host that a vCPU runs on, by the vCPU's number."""
     autodestroy: bool = False
     """Whether it ends, and is removed, with the process that made it."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -12,15 +13,17 @@ from types import TracebackType
 
 from tdxstack.errors import TdxError, UnavailableError, UsageError
 from tdxstack.files import is_locked, lock, write_atomically
+from tdxstack.host_access import vsock_cid_is_free
 from tdxstack.image.built import Image
 from tdxstack.machine import control
+from tdxstack.machine.allocation import allocate, check_ports
 from tdxstack.machine.control import StopMode
 from tdxstack.machine.instance import until
 from tdxstack.machine.machine import DOWN_SECONDS, Machine
 from tdxstack.machine.placement import EmulatedSilicon, Placement
 from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.spec_file import write_spec
-from tdxstack.machine.spec_parts import Kind
+from tdxstack.machine.spec_parts import Disk, Kind
 from tdxstack.machine.spec_values import QuoteAddress, UnixAddress
 from tdxstack.machine.starting import start_machine, state_of
 from tdxstack.machine.store import MachineFiles, MachineState, MachineStore
@@ -37,6 +40,7 @@ INTEL_QGS_SOCKET = Path("/var/run/tdx-qgs/qgs.socket")
 """Where Intel's tdx-qgs package listens when it is configured for a unix socket."""
 
 NO_KASLR = "nokaslr"
+QCOW2_MAGIC = b"QFI\xfb"
 RELEASE_SECONDS = 10.0
 
 
@@ -55,8 +59,8 @@ class Plan:
     spec: MachineSpec
     placement: Placement
     """Without the key that may enter."""
-    base: DiskImage | None
-    """What its overlay is made of."""
+    bases: Mapping[int, DiskImage]
+    """What its overlays read from, by the number of the disk."""
     kernel_of: Image | None = None
     """The image whose kernel is to be booted directly."""
     kernel_arguments: tuple[str, ...] = ()
@@ -121,10 +125,13 @@ class Machines:
 
     def plan(self, spec: MachineSpec, *, no_kaslr: bool = False) -> Plan:
         """Choose, find, fetch or build everything that is not the machine's own."""
+        check_ports(spec)
         platform, qemu = self._platform(spec)
         spec = spec.on(platform)
         image = self._workshop.image() if spec.image is None and not spec.diskless else None
-        base = image or self._base(spec)
+        bases = _bases(spec)
+        if image is not None:
+            bases[0] = image
         pki = self._pki() if spec.kind is Kind.TD and platform is Platform.EMULATED else None
         placement = Placement(
             platform=platform,
@@ -142,14 +149,14 @@ class Machines:
                 "only the kernel of tdx's own image can be given nokaslr here",
                 hint="put it on the command line of your kernel: direct_kernel.set.nokaslr",
             )
-        return Plan(spec, placement, base, image if direct else None, (NO_KASLR,) if no_kaslr else ())
+        return Plan(spec, placement, bases, image if direct else None, (NO_KASLR,) if no_kaslr else ())
 
     def steps(self, plan: Plan) -> list[str]:
         """What `write_down` and a start would do, as commands."""
         files = self.store.files(plan.spec.name)
         steps = [command_line(self._workshop.ssh_key_command(files.ssh_key))]
-        if plan.base is not None:
-            steps.append(command_line(self._workshop.overlay_command(plan.base, files.disk)))
+        for number, base in plan.bases.items():
+            steps.append(command_line(self._workshop.overlay_command(base, files.overlay(number))))
         if plan.kernel_of is not None:
             kernel = kernel_in(plan.kernel_of, files.directory, *plan.kernel_arguments)
             steps.append(f"take {kernel.kernel} and {kernel.initrd} out of {plan.kernel_of.path}")
@@ -192,17 +199,22 @@ class Machines:
     def _write_down(self, plan: Plan, files: MachineFiles, autodestroy: bool) -> MachineState:
         spec, placement = plan.spec, plan.placement
         placement = replace(placement, authorized_key=self._workshop.ssh_key(files.ssh_key))
+        if spec.firmware_variables is not None:
+            write_atomically(files.variables, spec.firmware_variables.read_bytes(), mode=0o600)
+            placement = replace(placement, variables=files.variables)
         write_atomically(files.authorized_key, placement.authorized_key.encode() + b"\n")
         write_atomically(files.spec, write_spec(spec), mode=0o600)
-        if plan.base is not None:
-            self._workshop.overlay(plan.base, files.disk)
+        for number, base in plan.bases.items():
+            self._workshop.overlay(base, files.overlay(number))
         if plan.kernel_of is not None:
             spec = spec.changed(
                 direct_kernel=take_kernel(plan.kernel_of, files.directory, *plan.kernel_arguments)
             )
-        state = state_of(spec, placement, files)
-        state = replace(state, tpm=self._tpm(files) if spec.tpm else [], autodestroy=autodestroy)
-        self.store.save(state)
+        with allocate(self.store, spec, vsock_cid_is_free) as own:
+            placement = replace(placement, macs=own.macs, vsock_cid=own.vsock_cid)
+            state = state_of(spec, placement, files)
+            state = replace(state, tpm=self._tpm(files) if spec.tpm else [], autodestroy=autodestroy)
+            self.store.save(state)
         return state
 
     def machine(self, name: str, leash: Leash | None = None) -> Machine:
@@ -224,24 +236,12 @@ class Machines:
         return self._ordinary[spec.platform], qemu
 
     def _firmware(self, spec: MachineSpec) -> Path | None:
-        if spec.kind is Kind.LEGACY:
+        if spec.kind is Kind.LEGACY or (spec.kind is Kind.EFI and spec.firmware is not None):
             return spec.firmware
         return self._workshop.firmware(spec.firmware).path
 
     def _pki(self) -> Pki:
         return open_pki(self._where.directories.data / "pki", self._where.clock())
-
-    def _base(self, spec: MachineSpec) -> Base | None:
-        image = spec.image
-        if image is None:
-            return None
-        if not image.path.is_file():
-            raise UnavailableError(
-                f"the disk image {image.path} does not exist", hint="build one with: tdx image build"
-            )
-        if not image.has_overlay:
-            return None
-        return Base(image.path, image.known_format.value if image.known_format else "raw")
 
     def _tpm(self, files: MachineFiles) -> list[str]:
         # fmt: off
@@ -321,6 +321,25 @@ class Launch:
             store.remove(name)
             return True
         return False
+
+
+def _bases(spec: MachineSpec) -> dict[int, DiskImage]:
+    """The images under the overlays of the disks that the specification names.
+
+    Raises `UnavailableError` where an image of any disk is missing.
+    """
+    disks = {number: disk for number, disk in enumerate([spec.image, *spec.disks]) if disk is not None}
+    for disk in disks.values():
+        if not disk.path.exists():
+            raise UnavailableError(f"the disk image {disk.path} does not exist", hint="see: tdx image list")
+    return {number: _base(disk) for number, disk in disks.items() if disk.has_overlay}
+
+
+def _base(disk: Disk) -> Base:
+    if disk.known_format is not None:
+        return Base(disk.path, disk.known_format.value)
+    with disk.path.open("rb") as file:
+        return Base(disk.path, "qcow2" if file.read(len(QCOW2_MAGIC)) == QCOW2_MAGIC else "raw")
 
 
 def silicon(pki: Pki) -> EmulatedSilicon:

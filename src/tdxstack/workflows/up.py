@@ -290,7 +290,7 @@ def _plan(
         quote_service=machines.quote_service(choice.platform),
         td_can_reset=not choice.emulated and workshop.abilities(parts.qemu).td_can_reset,
     )
-    return Plan(request.spec, placement, parts.image)
+    return Plan(request.spec, placement, {0: parts.image})
 
 
 def _end(store: MachineStore, name: str) -> None:

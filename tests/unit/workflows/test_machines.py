@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -70,7 +71,7 @@ class Parts:
     def overlay(self, base: DiskImage, path: Path) -> None:
         if self.full:
             raise CommandError("qemu-img failed: No space left on device")
-        path.write_text(f"of {base.path}")
+        path.write_text(f"of {base.path} {base.format}")
 
 
 @pytest.fixture
@@ -97,6 +98,7 @@ def machines(parts: Parts) -> Iterator[Machines]:
 def left(root: Path) -> list[str]:
     """What of machines is in the file system, and processes that belong to one."""
     found = [path.name for place in ("d", "r") for path in (root / place / "machines").glob("*")]
+    found = [name for name in found if name != ".allocation.lock"]  # there is one for all machines
     mine = str(root).encode()
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -145,6 +147,26 @@ def test_missing_image_is_told_before_anything_is_made(machines: Machines, tmp_p
     with pytest.raises(UnavailableError, match=r"the disk image .*/absent\.qcow2 does not exist"):
         machines.create(SPEC.changed(image={"path": tmp_path / "absent.qcow2"}))
     assert left(tmp_path) == []
+
+
+def test_port_that_is_taken_is_told_before_anything_is_made(machines: Machines, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        spec = SPEC.changed(nics=[{"forwards": [f"{port}:80"]}])
+        with pytest.raises(UnavailableError, match=f"port {port}/tcp of 127.0.0.1: Address already in use"):
+            machines.create(spec)
+    assert left(tmp_path) == []
+
+
+def test_further_disks_get_overlays_by_what_they_are(machines: Machines, tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(b"QFI\xfb" + bytes(100))
+    (tmp_path / "tools.iso").write_bytes(b"")
+    disks = [{"path": tmp_path / "data"}, {"path": tmp_path / "tools.iso", "read_only": True}]
+    vm = machines.create(SPEC.changed(disks=disks))
+    assert vm.files.overlay(1).read_text() == f"of {tmp_path / 'data'} qcow2"
+    assert not vm.files.overlay(2).exists()
+    with pytest.raises(UnavailableError, match="absent does not exist"):
+        machines.create(SPEC.changed(name="other", disks=[{"path": tmp_path / "absent"}]))
 
 
 def test_full_disk_leaves_nothing(machines: Machines, parts: Parts) -> None:
