@@ -22,6 +22,7 @@ from tdxstack.cli.sudo import become_invoking_user
 from tdxstack.cli.vm_control import dry_run_option, reboot, resume, rm, stop, suspend, timeout_option
 from tdxstack.cli.vm_create import create, start
 from tdxstack.cli.vm_export import export
+from tdxstack.cli.vm_inspect import debug, memory_check
 from tdxstack.errors import UsageError
 from tdxstack.machine.console import attach
 from tdxstack.machine.control import CREATED, ENDED
@@ -42,7 +43,7 @@ def vm(ctx: click.Context) -> None:
         become_invoking_user()
 
 
-for command in (create, start, export, suspend, resume, reboot, stop, rm):
+for command in (create, start, export, suspend, resume, reboot, stop, rm, debug, memory_check):
     vm.add_command(command)
 
 

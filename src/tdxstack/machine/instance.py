@@ -118,7 +118,7 @@ def remove_sockets(files: MachineFiles) -> None:
     """Remove what only a running machine has; nothing happens while it runs."""
     if not is_locked(files.lock):
         sockets = (files.monitor, files.console_socket, files.agent, files.tpm_socket)
-        for path in (*sockets, files.handshake):
+        for path in (*sockets, files.gdb, files.handshake):
             path.unlink(missing_ok=True)
 
 

@@ -59,6 +59,27 @@ def remove(files: MachineFiles) -> list[str]:
     return [f"delete {files.directory}", f"delete {files.runtime}"]
 
 
+def debug(files: MachineFiles, *, stop: bool) -> list[str]:
+    if stop:
+        return [_monitor_line(files, "gdbserver none"), _qmp(files, "cont")]
+    asked = "by SSH: the version of the kernel, and where it is (/proc/kallsyms)"
+    return [asked, _monitor_line(files, f"gdbserver unix:{files.gdb},server=on,wait=off")]
+
+
+def memory_check(files: MachineFiles) -> list[str]:
+    dump = _qmp(files, "dump-guest-memory", paging=False, protocol="fd:tdx-dump")
+    return [
+        "by SSH: write a random secret into a file in the guest's memory",
+        f"{dump}, into a pipe that is searched",
+        "by SSH: remove the file",
+        "the same with an ordinary machine that is launched for it, and removed",
+    ]
+
+
+def _monitor_line(files: MachineFiles, line: str) -> str:
+    return _qmp(files, "human-monitor-command", **{"command-line": line})
+
+
 def _agent(files: MachineFiles, mode: str) -> str:
     request = {"execute": "guest-shutdown", "arguments": {"mode": mode}}
     return f"guest agent at {files.agent}: {json.dumps(request)}"

@@ -128,6 +128,11 @@ class MachineFiles:
         return self.runtime / "tpm"
 
     @property
+    def gdb(self) -> Path:
+        """Where QEMU's gdb stub listens, while the machine is debugged."""
+        return self.runtime / "gdb"
+
+    @property
     def console_socket(self) -> Path:
         return self.runtime / "console"
 

@@ -36,6 +36,11 @@ class Monitor:
         except QMPError as error:
             raise CommandError(f"the connection to QEMU broke during {command}: {error}") from None
 
+    async def give_file(self, name: str, descriptor: int) -> None:
+        """Let QEMU have a file descriptor, under a name that other commands know it by (`fd:NAME`)."""
+        self._client.send_fd_scm(descriptor)
+        await self.execute("getfd", {"fdname": name})
+
 
 @contextlib.asynccontextmanager
 async def connect(socket: Path, within: float = CONNECT_TIMEOUT) -> AsyncIterator[Monitor]:
