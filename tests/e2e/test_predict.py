@@ -103,16 +103,6 @@ def test_secure_boot_off_and_another_size(tdx: Tdx, recording: Recording, tmp_pa
         tdx.run("down", "setup", "--force")
 
 
-@pytest.mark.parametrize(
-    ("memory_mib", "vcpus"), [(1024, 1), (2048, 4), (3584, 2), (8192, 1)], ids=lambda value: str(value)
-)
-def test_direct_kernels_of_many_sizes(
-    memory_mib: int, vcpus: int, guest: DirectKernel, tdx: Tdx, tmp_path: Path
-) -> None:
-    expected, found = prediction_and_log(guest, tdx, tmp_path, memory_mib, vcpus)
-    assert expected == found
-
-
 def test_own_keys_and_a_second_disk(guest: DirectKernel, tdx: Tdx, tmp_path: Path) -> None:
     """Secure Boot with a db that lets nothing start but this kernel, by its hash."""
     database = signature_list(Image.parse(guest.kernel.read_bytes()).digest("sha256"))

@@ -13,10 +13,11 @@ from rich.text import Text
 
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.edge import prepare_host, surroundings, yes_option
+from tdxstack.cli.prediction_matrix import run_matrix
 from tdxstack.cli.progress import progress_display
 from tdxstack.cli.styles import STYLES
 from tdxstack.cli.sudo import become_invoking_user
-from tdxstack.errors import UnavailableError
+from tdxstack.errors import UnavailableError, UsageError
 from tdxstack.platform import Platform, PlatformChoice, choose_platform
 from tdxstack.terminal import printable
 from tdxstack.verification.result import Status
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
 @click.option("--list", "--dry-run", "only_list", is_flag=True, help="List the cases, and run none.")
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Also write a JUnit file.")
 @click.option("--keep-failed", is_flag=True, help="Leave the machines running where a case has failed.")
+@click.option(
+    "--matrix",
+    is_flag=True,
+    help="Instead, boot a matrix of emulated TDs and compare each with its prediction.",
+)
 @yes_option
 @json_option
 def test(
@@ -43,6 +49,7 @@ def test(
     only_list: bool,
     junit: Path | None,
     keep_failed: bool,
+    matrix: bool,
     yes: bool,
     as_json: bool,
 ) -> int:
@@ -52,6 +59,13 @@ def test(
     booted. A SELECTION is part of a case's name; without one all cases run. Machines have a directory of
     their own, which is removed at the end. The exit code is 0 only if every case that applies has passed.
     """
+    if matrix:
+        if junit or keep_failed or platform == Platform.HARDWARE.value:
+            raise UsageError(
+                "--matrix boots emulated TDs, keeps none and writes no JUnit file",
+                hint="leave out --junit, --keep-failed and --platform hardware",
+            )
+        return run_matrix(selection, only_list=only_list, yes=yes, as_json=as_json)
     if importlib.util.find_spec("pytest") is None:
         raise UnavailableError(
             "the acceptance suite needs pytest, which is not installed",
