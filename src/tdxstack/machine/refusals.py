@@ -121,7 +121,7 @@ def _disks(spec: MachineSpec) -> Iterator[tuple[Place, str]]:
                 (*place, "format"),
                 f"must be said of {disk.path.name!r}: a guest could make one look like another",
             )
-    serials = [disk.serial for disk in spec.disks if disk.serial]
+    serials = [disk.serial for _, disk in disks if disk.serial]
     for serial in _repeated(serials):
         yield ("disks",), f"the serial {serial!r} is there twice"
     written = [disk.path for _, disk in disks if not disk.has_overlay and not disk.read_only]

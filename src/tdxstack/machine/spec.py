@@ -52,7 +52,7 @@ class MachineSpec(Part):
     kind: Kind = Kind.TD
     platform: Platform | None = None
     """None: hardware where it works, else emulated."""
-    machine_type: Annotated[str, Field(pattern=r"^(pc-)?(q35|i440fx|pc)(-\d{1,2}\.\d{1,2})?$")] = "q35"
+    machine_type: Annotated[str, Field(pattern=r"^(q35|pc|pc-(q35|i440fx)-\d{1,2}\.\d{1,2})$")] = "q35"
     firmware: FilePath | None = None
     """None: found by its descriptor, or fetched."""
     firmware_variables: FilePath | None = None

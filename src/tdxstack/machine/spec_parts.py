@@ -14,6 +14,7 @@ from tdxstack.machine.spec_values import (
     Cpus,
     Digest,
     FilePath,
+    Ipv4,
     Line,
     Mac,
     MiB,
@@ -159,7 +160,7 @@ class Forward(Part):
     """0: one that is free."""
     guest: Port
     protocol: Literal["tcp", "udp"] = "tcp"
-    address: Annotated[str, Field(pattern=r"^\d{1,3}(\.\d{1,3}){3}$")] = "127.0.0.1"
+    address: Ipv4 = "127.0.0.1"
     """The host's address that it listens on."""
 
 

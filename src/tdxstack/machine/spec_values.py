@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import BeforeValidator, PlainSerializer, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, ValidationInfo
 
 DIGEST_SIZE: Final = 48
 """Bytes in MRCONFIGID, MROWNER and MROWNERCONFIG (SHA-384 sized)."""
@@ -164,6 +165,13 @@ def one_line(value: str) -> str:
     return value
 
 
+def _ipv4(value: str) -> str:
+    try:
+        return str(ipaddress.IPv4Address(value))
+    except ValueError:
+        raise ValueError(f"{value[:40]!r} is no IPv4 address") from None
+
+
 def _line(value: object) -> object:
     return one_line(value) if isinstance(value, str) else value
 
@@ -183,5 +191,6 @@ QuoteService = Annotated[
 ]
 FilePath = Annotated[Path, BeforeValidator(_path)]
 Line = Annotated[str, _before(_line)]
+Ipv4 = Annotated[str, AfterValidator(_ipv4)]
 FORWARD_TEXT = _before(_forward)
 PATH_ALONE = _before(_path_alone)
