@@ -21,6 +21,7 @@ from tdxstack.machine.control import StopMode
 from tdxstack.machine.instance import until
 from tdxstack.machine.machine import DOWN_SECONDS, Machine
 from tdxstack.machine.placement import EmulatedSilicon, Placement
+from tdxstack.machine.qemu_lacks import check_qemu
 from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.spec_file import write_spec
 from tdxstack.machine.spec_parts import Disk, Kind
@@ -128,6 +129,7 @@ class Machines:
         check_ports(spec)
         platform, qemu = self._platform(spec)
         spec = spec.on(platform)
+        check_qemu(spec, platform, self._workshop.abilities(qemu))
         image = self._workshop.image() if spec.image is None and not spec.diskless else None
         bases = _bases(spec)
         if image is not None:

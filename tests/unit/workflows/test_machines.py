@@ -24,12 +24,18 @@ from tdxstack.machine.control import StopMode
 from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.spec_parts import Kind
 from tdxstack.platform import Platform
+from tdxstack.qemu.abilities import Abilities
 from tdxstack.workflows.machines import Machines
 from tdxstack.workflows.workshop import DiskImage, Surroundings, Workshop
 from tests.unit.machine.test_instance import FAKE_QEMU
 from tests.unit.workflows.test_up import NoKvm
 
 SPEC = MachineSpec(name="vm", kind=Kind.EFI, platform=Platform.EMULATED)
+
+
+QEMU_TYPES = frozenset(
+    {"tcg-accel", "tpm-crb", "tpm-tis", "tpm-emulator", "vhost-vsock-pci", "virtserialport"}
+)
 
 
 @dataclass
@@ -39,6 +45,7 @@ class Parts:
     root: Path
     mode: str = "boots"
     full: bool = False
+    types: frozenset[str] = QEMU_TYPES
 
     @property
     def path(self) -> Path:
@@ -54,6 +61,9 @@ class Parts:
 
     def ordinary_qemu(self) -> tuple[str, ...]:
         return tuple(self.argv_prefix)
+
+    def abilities(self, _qemu: tuple[str, ...]) -> Abilities:
+        return Abilities("11.1.3", self.types, {})
 
     def firmware(self, _path: Path | None) -> Parts:
         return self
@@ -156,6 +166,13 @@ def test_port_that_is_taken_is_told_before_anything_is_made(machines: Machines, 
         with pytest.raises(UnavailableError, match=f"port {port}/tcp of 127.0.0.1: Address already in use"):
             machines.create(spec)
     assert left(tmp_path) == []
+
+
+def test_qemu_that_lacks_a_device_is_told_before_anything_is_made(machines: Machines, parts: Parts) -> None:
+    parts.types = frozenset({"tcg-accel"})
+    with pytest.raises(UnavailableError, match="tpm: no tpm-crb; tpm: no tpm-emulator"):
+        machines.create(SPEC.changed(tpm=True))
+    assert machines.names() == []
 
 
 def test_further_disks_get_overlays_by_what_they_are(machines: Machines, tmp_path: Path) -> None:
