@@ -193,6 +193,12 @@ def test_shutdown_that_is_refused(tmp_path: Path) -> None:
         converse(FakeAgent(said({"error": {"desc": "no"}})), tmp_path, lambda a: a.shut_down("powerdown"))
 
 
+def test_shutdown_that_takes_its_own_program_down(tmp_path: Path) -> None:
+    """Said by a guest without D-Bus while it went down."""
+    words = "child process has terminated abnormally: Failed to connect to system scope bus"
+    converse(FakeAgent(said({"error": {"desc": words}})), tmp_path, lambda a: a.shut_down("powerdown"))
+
+
 class Files:
     """The files of a scripted guest."""
 
