@@ -29,7 +29,9 @@ mount_in_tree() {
 clean_tree() {
     umount "$tree/run" "$tree/proc"
     umount -R "$tree/dev"
-    rm -rf "$tree"/tmp/* "$tree"/var/tmp/* "$tree"/var/cache/* "$tree"/var/log/* "$tree"/run/*
+    rm -rf "$tree"/tmp/* "$tree"/var/tmp/* "$tree"/run/*
+    # Their directories belong to packages, whose services do not start without them.
+    find "$tree/var/cache" "$tree/var/log" ! -type d -delete
     rm -rf "$tree"/var/lib/dpkg/*-old "$tree"/var/lib/systemd/* "$tree"/etc/ssh/ssh_host_*
     rm -f "$tree"/var/lib/dbus/machine-id "$tree"/etc/*-
     mkdir -p "$tree/var/cache/apt/archives/partial"
