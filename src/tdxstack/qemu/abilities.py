@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tdxstack.errors import CommandError
+from tdxstack.qemu import probe
 from tdxstack.qemu.capabilities import CONFIDENTIAL_GUEST_RESET
 from tdxstack.run import run
 
 SECONDS = 30.0
 
-_QUESTIONS = ("qmp_capabilities", "query-version", "qom-list-types", "query-qmp-schema", "quit")
+_QUESTIONS = ({"execute": "qom-list-types"}, {"execute": "query-qmp-schema"})
 _TD_TYPES = ("tdx-guest", "tdx-tcg-guest")
 
 
@@ -47,26 +46,21 @@ def ask(qemu: Sequence[str]) -> Abilities:
 
     Raises `UnavailableError` where it is missing, `CommandError` where it does not answer as QEMU does.
     """
-    argv = [*qemu, "-machine", "none", "-nodefaults", "-display", "none", "-qmp", "stdio"]
-    questions = b"".join(json.dumps({"execute": question}).encode() + b"\n" for question in _QUESTIONS)
+    argv, questions = probe.command(qemu, _QUESTIONS)
     return parse(qemu[0], run(argv, input=questions, timeout=SECONDS).stdout)
 
 
 def parse(name: str, output: bytes) -> Abilities:
     """What the binary has answered; `CommandError` where that is not what QEMU answers."""
     try:
-        answers = [
-            document["return"] for line in output.splitlines() if "return" in (document := json.loads(line))
-        ]
-        _, version, types, schema, *_ = answers
-        number = version["qemu"]
+        version, (types, schema, *_) = probe.answers(output)
         return Abilities(
-            f"{number['major']}.{number['minor']}.{number['micro']}",
+            version,
             frozenset(kind["name"] for kind in types),
             _td_objects({entity["name"]: entity for entity in schema}),
         )
     except (ValueError, KeyError, TypeError):
-        raise CommandError(f"{name} does not answer as QEMU does: {output[:200]!r}") from None
+        raise probe.no_qemu(name, output) from None
 
 
 def _td_objects(schema: Mapping[str, Any]) -> dict[str, TdObject]:

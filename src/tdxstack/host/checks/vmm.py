@@ -10,6 +10,7 @@ from tdxstack.firmware.find import INTEL_TDX, MACHINE, SYSTEM_DIRECTORIES
 from tdxstack.host.check import Check, Circumstances, Finding, Purpose, exists
 from tdxstack.host_access import AbsentError, Host, HostError
 from tdxstack.qemu import probe
+from tdxstack.qemu.capabilities import LIBVIRT_TDX, LIBVIRT_TDX_EVERYWHERE
 
 QEMU_GUIDE = "https://www.qemu.org/docs/master/system/i386/tdx.html"
 LIBVIRT_GUIDE = "https://libvirt.org/formatdomaincaps.html"
@@ -17,9 +18,7 @@ QEMU_NAMES = ("qemu-system-x86_64", "/usr/libexec/qemu-kvm", "qemu-kvm")
 TDX_OBJECT = "tdx-guest"
 
 VIRSH = ("virsh", "-r", "-c", "qemu:///system")
-FIRST_LIBVIRT = (11, 6)
-TRUTHFUL_LIBVIRT = (11, 10)
-"""libvirt 11.6 to 11.9 report TDX on hosts without it."""
+FIRST_LIBVIRT = LIBVIRT_TDX.since
 
 NEW_QEMU = "install QEMU 10.1 or newer: Debian trixie-backports, Ubuntu 26.04, Fedora 43"
 
@@ -158,7 +157,7 @@ class DomainCapabilities(Check):
             return self.warn("no element <tdx>", "libvirt does not say whether TDX is supported")
         if supported[1] == "no":
             return self.warn("no", "libvirt finds no TDX on this host")
-        if version < TRUTHFUL_LIBVIRT:
+        if LIBVIRT_TDX_EVERYWHERE.holds(version):
             return self.warn(
                 "yes", "libvirt before 11.10 says so on hosts without TDX, too: trust kvm.vm_types"
             )
