@@ -47,7 +47,7 @@ class Signature:
     def parse(cls, data: bytes) -> Signature:
         """Read it; what stands behind it, to fill it up to 8 bytes, is ignored. Raises `MalformedError`."""
         data = data[: header(data, 0, len(data), WHAT)[2]]
-        kind, wrapped = _fields(sequence(data, WHAT), 2)
+        [kind, wrapped, *_] = _fields(sequence(data, WHAT), 2)
         if kind != (OBJECT_IDENTIFIER, SIGNED_DATA):
             raise _bad("is no signed data")
         # version, digest algorithms, content, certificates and revocations where there are any, signers
@@ -75,7 +75,7 @@ class _Signer:
     @classmethod
     def parse(cls, data: bytes) -> _Signer:
         fields = _fields(data, 5)
-        name, number = _fields(fields[1][1], 2)
+        [name, number, *_] = _fields(fields[1][1], 2)
         algorithm = ALGORITHMS.get(_fields(fields[2][1], 1)[0][1])
         attributes = fields[3][1] if fields[3][0] == TAGGED else None
         signature = next((value for tag, value in fields if tag == OCTET_STRING), b"")
