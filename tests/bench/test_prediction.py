@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tdxstack.cli.edge import surroundings
+from tdxstack.machine.spec import MachineSpec
 from tdxstack.platform import Platform
 from tdxstack.prediction.ext4 import Ext4
 from tdxstack.prediction.fat import Fat
@@ -25,7 +26,7 @@ Predict = Callable[[], PredictResult]
 @pytest.fixture
 def predict() -> Predict:
     here = surroundings()
-    request = PredictRequest(platform=Platform.EMULATED)
+    request = PredictRequest(spec=MachineSpec(platform=Platform.EMULATED))
     return lambda: predict_machine(request, here, Workshop(here))
 
 

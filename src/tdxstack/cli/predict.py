@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -14,7 +15,8 @@ from tdxstack.cli.edge import mirror_options, surroundings
 from tdxstack.cli.progress import progress_display
 from tdxstack.errors import UsageError
 from tdxstack.files import write_atomically
-from tdxstack.machine.spec_parts import DirectKernel
+from tdxstack.machine.spec import MachineSpec
+from tdxstack.machine.spec_file import changed_spec
 from tdxstack.measurement.corim import to_corim
 from tdxstack.measurement.reference import Reference
 from tdxstack.platform import Platform
@@ -29,6 +31,7 @@ SHOWN = 16
 
 @click.command()
 @click.argument("name", default="")
+@click.option("--spec", "file", type=EXISTING_FILE, help="Specification of the machine, YAML.")
 @click.option(
     "--platform",
     type=click.Choice([platform.value for platform in Platform]),
@@ -39,8 +42,8 @@ SHOWN = 16
 @click.option("--kernel", type=EXISTING_FILE, help="Kernel that QEMU hands to the firmware.")
 @click.option("--initrd", type=EXISTING_FILE, help="Initial RAM disk of that kernel.")
 @click.option("--append", default="", metavar="TEXT", help="Command line of that kernel.")
-@click.option("--vcpus", default=2, show_default=True, help="Virtual CPUs.")
-@click.option("--memory", "memory_mib", default=2048, show_default=True, help="Memory in MiB.")
+@click.option("--vcpus", type=int, help="Virtual CPUs. [default: the specification's, else 2]")
+@click.option("--memory", type=int, help="Memory in MiB. [default: the specification's, else 2048]")
 @click.option(
     "--module",
     type=EXISTING_FILE,
@@ -66,14 +69,15 @@ SHOWN = 16
 @json_option
 def predict(
     name: str,
+    file: Path | None,
     platform: str | None,
     firmware: Path | None,
     image: Path | None,
     kernel: Path | None,
     initrd: Path | None,
     append: str,
-    vcpus: int,
-    memory_mib: int,
+    vcpus: int | None,
+    memory: int | None,
     module: Path | None,
     output: Path | None,
     corim: Path | None,
@@ -84,35 +88,29 @@ def predict(
 ) -> int:
     """Predict what a TD will measure: each event, and the registers that they make. Nothing is booted.
 
-    NAME is a machine that `tdx up` has made; without it, the machine that the options describe. The ACPI
-    tables are asked of the very QEMU that will run it. What cannot be predicted is named with the reason,
-    and makes the exit code 1.
+    NAME is a machine that was made with tdx; without it, the machine of a specification, in which options
+    replace what they say, or of options alone. The ACPI tables are asked of the very QEMU that will run it.
+    What cannot be predicted is named with the reason, and makes the exit code 1.
     """
-    if kernel is None and (initrd is not None or append):
-        raise UsageError("--initrd and --append go with --kernel", hint="give --kernel FILE")
     if portable and output is None:
         raise UsageError("--portable is about the file of --output", hint="give --output FILE")
-    direct_kernel = None
-    if kernel is not None:
-        direct_kernel = DirectKernel(
-            kernel=kernel.absolute(), initrd=initrd and initrd.absolute(), command_line=append
-        )
-    request = PredictRequest(
-        name=name,
-        platform=Platform(platform) if platform else None,
-        firmware=firmware,
-        image=image,
-        vcpus=vcpus,
-        memory_mib=memory_mib,
-        direct_kernel=direct_kernel,
-        module=module,
-    )
+    options = {
+        "platform": platform,
+        "firmware": firmware,
+        "image": image,
+        "direct_kernel.kernel": kernel,
+        "direct_kernel.initrd": initrd,
+        "direct_kernel.command_line": append,
+        "vcpus": vcpus,
+        "memory": memory,
+    }
+    request = PredictRequest(name, _spec(name, file, options), module)
     with progress_display() as display:
         workshop = Workshop(surroundings(), mirror=mirror, require_fresh=require_fresh, report=display.report)
         result = predict_machine(request, surroundings(), workshop)
         for note in result.notes:
             display.note(note)
-        title = name or (image or result.launch.firmware).name
+        title = name or request.spec.name or (result.disk or result.launch.firmware).name
         reference = Reference.of(result.prediction, title, portable=portable)
         if corim is not None:
             write_atomically(corim, to_corim(reference))
@@ -128,6 +126,21 @@ def predict(
     else:
         _print(result)
     return 1 if result.prediction.unpredicted else 0
+
+
+def _spec(name: str, file: Path | None, options: Mapping[str, object]) -> MachineSpec:
+    given = {
+        field: str(value.absolute()) if isinstance(value, Path) else value
+        for field, value in options.items()
+        if value not in (None, "")
+    }
+    if name and (file or given):
+        raise UsageError(
+            f"the machine {name!r} is predicted as it is", hint="give its name, or say what it is made of"
+        )
+    if file is None and "direct_kernel.kernel" not in given and any("direct_kernel" in key for key in given):
+        raise UsageError("--initrd and --append go with --kernel", hint="give --kernel FILE")
+    return changed_spec(file, given)
 
 
 def _print(result: PredictResult) -> None:

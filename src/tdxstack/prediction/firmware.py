@@ -82,7 +82,10 @@ def _boot_variables(
     # In a TD, edk2 connects every disk, bootable or not.
     disks = [(one.device, one.function) for one in machine.disks]
     bootable = []
-    for path in machine.files.get(BOOT_ORDER, b"").rstrip(b"\0").decode("latin-1").split("\n"):
+    order = machine.files.get(BOOT_ORDER, b"").rstrip(b"\0").decode("latin-1")
+    if not order:
+        return None, "QEMU names no device to boot from"
+    for path in order.split("\n"):
         place = _DISK_PATH.fullmatch(path)
         if place is None:
             return None, f"boot options for the device {path!r} are not modelled, only those of virtio disks"

@@ -195,7 +195,9 @@ class _Machine:
 
     def item(self, selector: int, size: int) -> bytes:
         """The first `size` bytes of a fw_cfg item, through its DMA interface."""
-        if not 0 < size <= MAX_ITEM:
+        if not size:
+            return b""
+        if size > MAX_ITEM:
             raise CommandError(f"QEMU's fw_cfg item 0x{selector:x} has {size} bytes")
         control = selector << 16 | DMA_SELECT | DMA_READ
         request = control.to_bytes(4, "big") + size.to_bytes(4, "big") + DATA_ADDRESS.to_bytes(8, "big")

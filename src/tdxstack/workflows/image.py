@@ -14,7 +14,8 @@ from tdxstack.image.built import Image
 from tdxstack.image.distribution import BOOT_LOADERS, ESSENTIAL
 from tdxstack.image.packages import Lock, names, takes_backports
 from tdxstack.image.recipe import Format, ImageRecipe
-from tdxstack.machine.spec_parts import DirectKernel
+from tdxstack.machine.spec import MachineSpec
+from tdxstack.machine.spec_parts import DirectKernel, Disk
 from tdxstack.measurement.reference import Reference
 from tdxstack.run import Report, silent
 from tdxstack.workflows.predict import PredictRequest, predict_machine
@@ -114,8 +115,8 @@ def _write_reference(
     direct = None
     if kernel is not None:
         direct = DirectKernel(kernel=kernel, initrd=initrd, command_line=image.kernel_command_line)
-    wanted = PredictRequest(firmware=request.firmware, image=image.path, direct_kernel=direct)
-    prediction = predict_machine(wanted, surroundings, workshop).prediction
+    spec = MachineSpec(firmware=request.firmware, image=Disk(path=image.path), direct_kernel=direct)
+    prediction = predict_machine(PredictRequest(spec=spec), surroundings, workshop).prediction
     path = directory / f"{image.name}.reference.json"
     write_atomically(path, Reference.of(prediction, image.name, portable=True).to_json())
     return path

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tdxstack.errors import CommandError
+from tdxstack.errors import CommandError, UsageError
 from tdxstack.files import Directories
 from tdxstack.firmware.find import read_image
 from tdxstack.host.module import ModuleFile, Releases, read_sound_module
 from tdxstack.machine.placement import EmulatedSilicon, Placement
 from tdxstack.machine.qemu_command import build_qemu_command
 from tdxstack.machine.spec import MachineSpec
-from tdxstack.machine.spec_parts import DirectKernel, Disk
+from tdxstack.machine.spec_parts import Kind
 from tdxstack.machine.stopped import Launch
 from tdxstack.machine.store import MachineStore
 from tdxstack.measurement.expected import Prediction
-from tdxstack.platform import Platform, choose_platform
+from tdxstack.platform import choose_platform
 from tdxstack.prediction.boot import predict
 from tdxstack.prediction.hardware import Hardware, hardware
 from tdxstack.prediction.qcow2 import backing_file
@@ -27,6 +27,9 @@ from tdxstack.workflows.workshop import Surroundings, Workshop
 PLACEHOLDER = "prediction"
 """Name of the machine that is only predicted."""
 
+FIRST_VSOCK_CID = 3
+"""Stands for the one that is allocated when the machine is made; nothing that is measured depends on it."""
+
 MEASURES_NOTHING = (
     "has no driver TdTcg2Dxe and measures nothing: RTMR0 to RTMR2 stay zeros, whatever the TD boots"
 )
@@ -34,18 +37,13 @@ MEASURES_NOTHING = (
 
 @dataclass(frozen=True, slots=True)
 class PredictRequest:
-    """What to predict: a machine by name, or a new one. What is left out is as `tdx up` would have it.
+    """What to predict: a machine by name, or else one that is made as specified.
 
     `module` is the TDX module file of the host that will run it; without it MRSEAM is not predicted.
     """
 
     name: str = ""
-    platform: Platform | None = None
-    firmware: Path | None = None
-    image: Path | None = None
-    vcpus: int = 2
-    memory_mib: int = 2048
-    direct_kernel: DirectKernel | None = None
+    spec: MachineSpec = field(default_factory=MachineSpec)
     module: Path | None = None
 
 
@@ -92,7 +90,7 @@ def predict_machine(request: PredictRequest, surroundings: Surroundings, worksho
             # Its own disk is being written to; it started with what lies below.
             disk = backing_file(disk)
     else:
-        launch, emulated, disk = _new_machine(request, surroundings, workshop, store)
+        launch, emulated, disk = _new_machine(request.spec, surroundings, workshop, store)
     machine = _hardware(launch, surroundings.directories, emulated=emulated)
     firmware, scratch = read_image(launch.firmware), surroundings.directories.cache / "prediction"
     if disk is None:
@@ -116,29 +114,29 @@ def _module_notes(module: ModuleFile, releases: Releases, *, emulated: bool) -> 
 
 
 def _new_machine(
-    request: PredictRequest, surroundings: Surroundings, workshop: Workshop, store: MachineStore
-) -> tuple[Launch, bool, Path]:
-    choice = choose_platform(surroundings.host, request.platform)
+    spec: MachineSpec, surroundings: Surroundings, workshop: Workshop, store: MachineStore
+) -> tuple[Launch, bool, Path | None]:
+    if spec.kind is not Kind.TD:
+        raise UsageError(
+            f"a machine of the kind {spec.kind.value} has no registers to predict",
+            hint="predict a machine of the kind td",
+        )
+    choice = choose_platform(surroundings.host, spec.platform)
+    spec = spec.changed(name=PLACEHOLDER, platform=choice.platform)
     qemu = tuple(workshop.emulator().argv_prefix) if choice.emulated else (workshop.host_qemu(),)
-    image = request.image or workshop.image().path
+    disk = None if spec.diskless else spec.image.path if spec.image else workshop.image().path
     # Only named in the command line: neither secrets nor disks are opened for a prediction.
     silicon = EmulatedSilicon(Path("/dev/null"), bytes(48), bytes(16), bytes(16))
-    spec = MachineSpec(
-        name=PLACEHOLDER,
-        image=Disk(path=image),
-        direct_kernel=request.direct_kernel,
-        vcpus=request.vcpus,
-        memory=request.memory_mib,
-    )
     placement = Placement(
         platform=choice.platform,
         qemu=qemu,
-        firmware=workshop.firmware(request.firmware).path,
+        firmware=workshop.firmware(spec.firmware).path,
         authorized_key="",
         silicon=silicon if choice.emulated else None,
+        vsock_cid=FIRST_VSOCK_CID,
     )
     argv = build_qemu_command(spec, placement, store.files(PLACEHOLDER))
-    return Launch.parse(argv), choice.emulated, image
+    return Launch.parse(argv), choice.emulated, disk
 
 
 def _hardware(launch: Launch, directories: Directories, *, emulated: bool) -> Hardware:

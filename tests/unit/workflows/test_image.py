@@ -96,9 +96,11 @@ def test_reference_values_lie_beside_the_copy(
     result = build_image(request, surroundings)
     assert result.written[-1] == tmp_path / "out/web.reference.json"
     assert json.loads(result.written[-1].read_bytes()) == {}
-    assert (asked[0].firmware, asked[0].image) == (firmware, builder.image.path)
-    assert asked[0].direct_kernel is not None
-    assert asked[0].direct_kernel.kernel == builder.image.path.with_name("vmlinuz")
+    spec = asked[0].spec
+    assert spec.image is not None
+    assert (spec.firmware, spec.image.path) == (firmware, builder.image.path)
+    assert spec.direct_kernel is not None
+    assert spec.direct_kernel.kernel == builder.image.path.with_name("vmlinuz")
 
 
 @pytest.mark.parametrize(
