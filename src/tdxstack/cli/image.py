@@ -19,11 +19,15 @@ from tdxstack.cli.image_files import convert, grow, inspect, list_images, rm
 from tdxstack.cli.progress import progress_display
 from tdxstack.cli.sudo import become_invoking_user
 from tdxstack.cli.verification_options import read_bounded
+from tdxstack.image.additions import seed
 from tdxstack.image.built import Image
+from tdxstack.image.disk import Tools
 from tdxstack.image.distribution import DISTRIBUTIONS
 from tdxstack.image.packages import MAX_LOCK_SIZE, Lock
-from tdxstack.image.recipe import Boot, Format, ImageRecipe, Root, parse_recipe
+from tdxstack.image.recipe import Boot, CloudInit, Format, ImageRecipe, Root, parse_recipe
+from tdxstack.image.seed import seed_disk
 from tdxstack.workflows.image import BuildRequest, BuildResult, build_image, plan_build
+from tdxstack.workflows.workshop import Workshop
 from tdxstack.yaml_text import MAX_SIZE
 
 EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -125,6 +129,46 @@ def build(
             display.note(f"warning: {warning}")
     _print_result(result, as_json=as_json)
     return 1 if result.differences else 0
+
+
+@image.command("seed")
+@click.option("--user-data", type=EXISTING_FILE, help="cloud-init's user data. [default: none]")
+@click.option("--meta-data", type=EXISTING_FILE, help="Its meta data. [default: an instance-id]")
+@click.option("--instance", default="seed", show_default=True, help="Its instance-id without meta data.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File.")
+@click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
+@mirror_options
+@json_option
+def seed_command(
+    user_data: Path | None,
+    meta_data: Path | None,
+    instance: str,
+    output: Path,
+    dry_run: bool,
+    mirror: str,
+    require_fresh: bool,
+    as_json: bool,
+) -> None:
+    """Write a disk from which cloud-init in a guest takes what to do at its first start.
+
+    It is raw, and only you can read it. Give it to a machine as a further disk; it is labelled CIDATA, which
+    images with cloud-init look for (data source NoCloud).
+    """
+    become_invoking_user()
+    files = seed(
+        CloudInit.model_validate({"user_data": _text(user_data), "meta_data": _text(meta_data)}), instance
+    )
+    if not dry_run:
+        workshop = Workshop(surroundings(), mirror=mirror, require_fresh=require_fresh)
+        seed_disk(Tools(workshop.toolbox, 0), files, output)
+    if as_json:
+        print_json({"output": str(output), "files": sorted(files), "written": not dry_run})
+    else:
+        click.echo(f"{'would write' if dry_run else 'wrote'} {output}: {', '.join(sorted(files))}")
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path.absolute())
 
 
 def _recipe(path: Path | None, options: dict[str, Any]) -> ImageRecipe:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tdxstack.errors import UsageError
 from tdxstack.image.distribution import Distribution
-from tdxstack.image.guest_side import GuestFile, guest_files
+from tdxstack.image.guest_side import GuestFile, evidence_files, guest_files
 from tdxstack.image.recipe import CloudInit, File, ImageRecipe
 
 SEED = "var/lib/cloud/seed/nocloud"
@@ -16,6 +16,7 @@ SEED = "var/lib/cloud/seed/nocloud"
 MAX_FILE_SIZE = 1 << 30
 
 _SSHD = "etc/ssh/sshd_config.d/tdxstack.conf"
+_USER_SESSIONS = "etc/systemd/system/systemd-user-sessions.service"
 _CLOUD_CONFIG = """\
 # The host key and the network are tdxstack's: evidence binds the key that is there when sshd starts.
 datasource_list: [NoCloud, None]
@@ -39,17 +40,38 @@ def additions(recipe: ImageRecipe, distribution: Distribution, package: Path) ->
     hosts = found["etc/hosts"].data.decode().replace("127.0.1.1 tdx\n", f"127.0.1.1 {recipe.hostname}\n")
     found["etc/hosts"] = GuestFile("etc/hosts", hosts.encode())
     if recipe.ssh_keys:
-        keys = "".join(f"{key}\n" for key in recipe.ssh_keys).encode()
-        found["root/.ssh/authorized_keys"] = GuestFile("root/.ssh/authorized_keys", keys, 0o600)
+        found |= {file.path: file for file in _root_keys(recipe)}
     for user in recipe.users:
         if user.sudo:
             path = f"etc/sudoers.d/{user.name}"
             found[path] = GuestFile(path, f"{user.name} ALL=(ALL:ALL) NOPASSWD: ALL\n".encode(), 0o440)
     if recipe.cloud_init is not None:
+        # PAM lets only root in until this has run.
+        del found[_USER_SESSIONS]
         found |= {file.path: file for file in _cloud_init(recipe.cloud_init, recipe.name)}
     for wanted in recipe.files:
         found |= {file.path: file for file in _files(wanted)}
     return sorted(found.values(), key=lambda file: file.path)
+
+
+def base_additions(recipe: ImageRecipe, package: Path) -> list[GuestFile]:
+    """What is put into a base image: tdxstack's guest side without its rules for the rest of the system."""
+    found = {file.path: file for file in evidence_files(package)}
+    if "hostname" in recipe.model_fields_set:
+        found["etc/hostname"] = GuestFile("etc/hostname", f"{recipe.hostname}\n".encode())
+    if recipe.ssh_keys:
+        found |= {file.path: file for file in _root_keys(recipe)}
+    if recipe.cloud_init is not None:
+        for name, data in seed(recipe.cloud_init, recipe.name).items():
+            found[f"{SEED}/{name}"] = GuestFile(f"{SEED}/{name}", data, 0o600)
+    for wanted in recipe.files:
+        found |= {file.path: file for file in _files(wanted)}
+    return sorted(found.values(), key=lambda file: file.path)
+
+
+def _root_keys(recipe: ImageRecipe) -> Iterator[GuestFile]:
+    keys = "".join(f"{key}\n" for key in recipe.ssh_keys).encode()
+    yield GuestFile("root/.ssh/authorized_keys", keys, 0o600)
 
 
 def seed(cloud_init: CloudInit, name: str) -> dict[str, bytes]:

@@ -19,6 +19,7 @@ ZIPAPP = "usr/lib/tdxstack/tdx-guest.pyz"
 _TIME = (1980, 1, 1, 0, 0, 0)
 _MAIN = b'import runpy\n\nrunpy.run_module("tdxstack.evidence", run_name="__main__", alter_sys=True)\n'
 _UNITS = "/etc/systemd/system"
+_EVIDENCE = ("tdx-guest", "60-tdxstack.rules")
 _ENABLED = (
     ("multi-user.target.wants", f"{_UNITS}/tdxstack-ready.service"),
     ("ssh.service.requires", f"{_UNITS}/tdxstack-host-key.service"),
@@ -81,6 +82,22 @@ def guest_files(package: Path, distribution: Distribution) -> list[GuestFile]:
     for wanted_by, unit in _ENABLED:
         name = Path(unit).name.replace("modprobe@", "modprobe@tdx_guest")
         found.append(GuestFile(f"etc/systemd/system/{wanted_by}/{name}", link=unit))
+    return sorted(found, key=lambda file: file.path)
+
+
+def evidence_files(package: Path) -> list[GuestFile]:
+    """What offers evidence in a guest that was not made here: the program, and units that udev starts."""
+    templates = package / "image/guest"
+    paths = [path for path in templates.rglob("*") if path.is_file()]
+    wanted = [path for path in paths if path.name.startswith("tdxstack-evidence") or path.name in _EVIDENCE]
+    found = [
+        GuestFile(
+            str(path.relative_to(templates)), path.read_bytes(), 0o755 if path.parent.name == "bin" else 0o644
+        )
+        for path in wanted
+    ]
+    found.append(GuestFile(ZIPAPP, zipapp(package)))
+    found.append(GuestFile("etc/modules-load.d/tdx-guest.conf", b"tdx_guest\n"))
     return sorted(found, key=lambda file: file.path)
 
 

@@ -208,6 +208,22 @@ class CloudInit(_Strict):
     meta_data: ReadableFile | None = None
 
 
+class Base(_Strict):
+    """An existing disk image to customise: a file, or an address with its checksum."""
+
+    image: ReadableFile | None = None
+    url: Annotated[str, Field(pattern=r"^https?://[!-~]+$")] | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.image is None) == (self.url is None):
+            raise ValueError("give either image or url")
+        if self.url is not None and self.sha256 is None:
+            raise ValueError("sha256: what is downloaded needs its checksum")
+        return self
+
+
 class Kernel(_Strict):
     """Which kernel: by origin, by version, or from package files."""
 
@@ -227,10 +243,16 @@ class Kernel(_Strict):
         return self
 
 
+BASE_TAKES = frozenset({"name", "base", "hostname", "files", "ssh_keys", "cloud_init", "format"})
+"""Keys of a recipe that go with `base`."""
+
+
 class ImageRecipe(_Strict):
     """One image. The defaults are the image that `tdx up` starts from."""
 
     name: Name = "tdx"
+    base: Base | None = None
+    """Customised instead of installing a system; what `BASE_TAKES` does not have stays as it is in it."""
     distribution: Literal["debian", "ubuntu"] | None = None
     """The host's, if none is given."""
     release: Release | None = None
@@ -265,6 +287,12 @@ class ImageRecipe(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        kept = sorted(self.model_fields_set - BASE_TAKES)
+        if self.base is not None and kept:
+            raise ValueError(
+                f"{', '.join(kept)}: a base image keeps its own, since nothing of it runs here; with it go "
+                f"only {', '.join(sorted(BASE_TAKES))}; cloud-init does the rest at the first start"
+            )
         if self.root.verified and self.boot is Boot.GRUB:
             raise ValueError(
                 "boot: GRUB's configuration is not signed, so that nothing would vouch for the root hash; "

@@ -74,6 +74,7 @@ _PYTHON_PROGRAM = "usr/bin/python3"
 _PYTHON = (("PYTHONHOME", "$root/usr"), ("PYTHONNOUSERSITE", "1"), ("PYTHONSAFEPATH", "1"))
 
 _TOOLS = {
+    "debugfs": _Tool("image", "e2fsprogs", "usr/sbin/debugfs"),
     "e2fsck": _Tool("image", "e2fsprogs", "usr/sbin/e2fsck"),
     "mcopy": _Tool("image", "mtools", "usr/bin/mcopy", settings=_MTOOLS),
     "mmd": _Tool("image", "mtools", "usr/bin/mmd", settings=_MTOOLS),

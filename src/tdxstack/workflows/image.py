@@ -18,6 +18,7 @@ from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.spec_parts import DirectKernel, Disk
 from tdxstack.measurement.reference import Reference
 from tdxstack.run import Report, silent
+from tdxstack.workflows.image_base import build_on_base
 from tdxstack.workflows.predict import PredictRequest, predict_machine
 from tdxstack.workflows.workshop import Surroundings, Workshop
 
@@ -40,6 +41,11 @@ class BuildRequest:
     require_fresh: bool = False
 
     def __post_init__(self) -> None:
+        if self.recipe.base is not None and (self.lock or self.refresh or self.verify):
+            raise UsageError(
+                "--lock, --refresh and --verify are about packages, and a base image keeps its own",
+                hint="leave them out",
+            )
         if self.lock is not None and self.refresh:
             raise UsageError("--lock and --refresh contradict each other", hint="leave out one of them")
         if self.reference and self.output is None:
@@ -65,7 +71,11 @@ def build_image(request: BuildRequest, surroundings: Surroundings, report: Repor
     """Build, compare and copy, as asked for. Raises what the parts raise."""
     workshop = _workshop(request, surroundings, report)
     lock = _checked_lock(request, workshop)
-    image = workshop.image(request.recipe, refresh=request.refresh, lock=lock)
+    if request.recipe.base is None:
+        image = workshop.image(request.recipe, refresh=request.refresh, lock=lock)
+    else:
+        cache = make_private(surroundings.directories.cache / "image")
+        image = build_on_base(request.recipe, request.recipe.base, cache, workshop.toolbox, report)
     differences: list[str] = []
     if request.verify:
         differences = _differences(image, request, workshop, surroundings, report)
@@ -80,6 +90,8 @@ def build_image(request: BuildRequest, surroundings: Surroundings, report: Repor
 def plan_build(request: BuildRequest, surroundings: Surroundings) -> list[str]:
     """What `build_image` would make of what, in words; nothing is fetched or written."""
     recipe = request.recipe
+    if recipe.base is not None:
+        return [f"base: {recipe.base.image or recipe.base.url}", *_plan_files(request)]
     workshop = _workshop(request, surroundings, silent)
     _checked_lock(request, workshop)
     origin = workshop.origin(recipe)
@@ -91,7 +103,7 @@ def plan_build(request: BuildRequest, surroundings: Surroundings) -> list[str]:
         f"boot loaders: {', '.join(BOOT_LOADERS)}",
         f"boot: {recipe.boot}, root: {recipe.root}, format: {recipe.format}",
     ]
-    steps += [f"file: {file.source or 'text'} -> /{file.target}" for file in recipe.files]
+    steps += _plan_files(request)
     steps += [f"user: {user.name}, {len(user.ssh_keys)} SSH keys" for user in recipe.users]
     steps += [f"script: {script}" for script in recipe.scripts]
     if recipe.secure_boot is not None:
@@ -100,8 +112,13 @@ def plan_build(request: BuildRequest, surroundings: Surroundings) -> list[str]:
         steps.append("packages and time are those of the lock file")
     if request.verify:
         steps.append("built a second time from nothing, and compared")
+    return steps
+
+
+def _plan_files(request: BuildRequest) -> list[str]:
+    steps = [f"file: {file.source or 'text'} -> /{file.target}" for file in request.recipe.files]
     if request.output is not None:
-        steps.append(f"copied to {request.output} as {recipe.name}.*")
+        steps.append(f"copied to {request.output} as {request.recipe.name}.*")
     if request.reference:
         steps.append("reference values of what a TD will measure, beside the copy")
     return steps

@@ -79,6 +79,8 @@ def test_cloud_init_makes_accounts_of_its_own(tmp_path: Path) -> None:
     assert found[f"{SEED}/user-data"].mode == 0o600
     assert b"AllowUsers" not in found[SSHD].data
     assert b"UsePAM yes\n" in found[SSHD].data
+    assert "etc/systemd/system/systemd-user-sessions.service" in added()
+    assert "etc/systemd/system/systemd-user-sessions.service" not in found
     assert b"PasswordAuthentication no\n" in found[SSHD].data
     assert b"ssh_deletekeys: false" in found["etc/cloud/cloud.cfg.d/90_tdxstack.cfg"].data
 

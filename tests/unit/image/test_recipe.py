@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from tdxstack.errors import MalformedError
 from tdxstack.image.kernel import REQUIRED, WANTED
 from tdxstack.image.recipe import (
+    Base,
     Boot,
     CloudInit,
     File,
@@ -109,6 +110,11 @@ format: raw
         ("{root: verity-ext4, boot: uki, size: 4G}", "document: size: a verified root is as large"),
         ("secure_boot: own", "document: secure_boot: only what boots as uki"),
         ("{boot: uki, secure_boot: absent}", "secure_boot: absent is no directory of keys"),
+        ("base: {}", "base: give either image or url"),
+        ("base: {url: 'https://x.invalid/y'}", "base: sha256: what is downloaded needs its checksum"),
+        ("base: {url: 'ftp://x.invalid/y'}", "base.url: "),
+        ("base: {image: absent}", "base.image: absent is no file"),
+        ("{base: {url: 'https://x/y', sha256: AA}}", "base.sha256: "),
         ("kernel: vanilla", "kernel.origin: 'vanilla' is not one of default, distribution, backports"),
         ("kernel: {origin: backports, version: 6.1}", "kernel: give one of origin, version and debs"),
         ("kernel_options: [a b]", "kernel_options[0]: "),
@@ -126,6 +132,13 @@ def test_all_that_is_wrong_is_told() -> None:
     assert "size: " in said
     assert "boot: " in said
     assert "users[0].name: " in said
+
+
+def test_a_base_image_keeps_its_own(tmp_path: Path) -> None:
+    (tmp_path / "cloud.qcow2").write_bytes(b"")
+    said = problem("base: {image: cloud.qcow2}\nboot: uki\npackages: [x]\n", tmp_path)
+    assert "boot, packages: a base image keeps its own" in said
+    assert "cloud_init" in said
 
 
 def test_a_private_key_is_refused(tmp_path: Path) -> None:
@@ -155,12 +168,13 @@ REFERENCE = Path(__file__).parents[3] / "docs/reference/image-recipe.md"
 
 
 def test_the_reference_has_every_key() -> None:
-    listed = set(re.findall(r"^\| `([a-z][a-z_.]*)` \|", REFERENCE.read_text(), re.MULTILINE))
+    listed = set(re.findall(r"^\| `([a-z][a-z0-9_.]*)` \|", REFERENCE.read_text(), re.MULTILINE))
     parts: dict[str, type[BaseModel]] = {
         "files": File,
         "users": User,
         "cloud_init": CloudInit,
         "kernel": Kernel,
+        "base": Base,
     }
     known = set(ImageRecipe.model_fields) - {"kernel"}
     known |= {f"{key}.{name}" for key, model in parts.items() for name in model.model_fields}
@@ -178,5 +192,6 @@ def test_examples_are_recipes(page: Path, tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "enable-nginx.sh").write_text("")
     (tmp_path / "deploy.pub").write_text(KEY)
+    (tmp_path / "user.yaml").write_text("")
     for example in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL):
         assert parse_recipe(example.encode(), tmp_path).name == "web"

@@ -11,7 +11,7 @@ import pytest
 from tdxstack.errors import UnavailableError, UsageError
 from tdxstack.image.built import Image
 from tdxstack.image.packages import Lock
-from tdxstack.image.recipe import ImageRecipe
+from tdxstack.image.recipe import Base, ImageRecipe
 from tdxstack.toolbox import archive
 from tdxstack.workflows import image as workflow
 from tdxstack.workflows.image import BuildRequest, build_image, plan_build
@@ -22,6 +22,7 @@ from tests.unit.workflows.test_plan import surroundings
 
 __all__ = ["surroundings"]
 
+BASE = Base(url="https://x.invalid", sha256="0" * 64)
 LOCK = Lock("debian", "trixie", 1, {"essential": {}, "others": {}, "loaders": {}})
 
 
@@ -107,6 +108,10 @@ def test_reference_values_lie_beside_the_copy(
     ("options", "said"),
     [
         ({"lock": LOCK, "refresh": True}, "--lock and --refresh"),
+        (
+            {"recipe": ImageRecipe(base=Base(url="https://x.invalid", sha256="0" * 64)), "verify": True},
+            "--verify",
+        ),
         ({"reference": True}, "--reference"),
         ({"firmware": Path("x")}, "--firmware"),
         (

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from tdxstack.errors import UnavailableError, UsageError
+from tdxstack.image.guest_side import GuestFile
+from tdxstack.image.recipe import Base, ImageRecipe
+from tdxstack.run import Argv, Completed, silent
+from tdxstack.toolbox.programs import Toolbox
+from tdxstack.workflows import image_base
+from tdxstack.workflows.image_base import build_on_base, debugfs_commands
+
+
+def test_directories_are_made_and_files_replaced() -> None:
+    files = [GuestFile("etc/hostname", b"x"), GuestFile('opt/a b/"c"', b"y", 0o600), GuestFile("opt/d", b"z")]
+    present = {"etc", "etc/hostname"}
+    assert list(debugfs_commands(files, Path("/work"), present)) == [
+        'rm "/etc/hostname"',
+        'write /work/0 "/etc/hostname"',
+        'set_inode_field "/etc/hostname" mode 0100644',
+        'set_inode_field "/etc/hostname" uid 0',
+        'set_inode_field "/etc/hostname" gid 0',
+        'mkdir "/opt"',
+        'mkdir "/opt/a b"',
+        'write /work/1 "/opt/a b/""c"""',
+        'set_inode_field "/opt/a b/""c""" mode 0100600',
+        'set_inode_field "/opt/a b/""c""" uid 0',
+        'set_inode_field "/opt/a b/""c""" gid 0',
+        'write /work/2 "/opt/d"',
+        'set_inode_field "/opt/d" mode 0100644',
+        'set_inode_field "/opt/d" uid 0',
+        'set_inode_field "/opt/d" gid 0',
+    ]
+
+
+def build(base: Base, cache: Path) -> None:
+    build_on_base(ImageRecipe(base=base), base, cache, cast(Toolbox, None), silent)
+
+
+def test_another_file_than_the_recipe_means_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cloud.img").write_bytes(b"other")
+    with pytest.raises(UsageError, match=f"has SHA-256 {hashlib.sha256(b'other').hexdigest()}, not 00"):
+        image = {"image": str(tmp_path / "cloud.img"), "sha256": "0" * 64}
+        build(Base.model_validate(image), tmp_path / "cache")
+
+
+def test_an_address_that_does_not_answer_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(argv: Argv, **_: object) -> Completed:
+        Path(list(argv)[3]).write_bytes(b"half")
+        return Completed(tuple(map(str, argv)), 100, b"", b"E: Failed to fetch\n")
+
+    monkeypatch.setattr(image_base, "run", fail)
+    with pytest.raises(UnavailableError, match=r"https://x\.invalid/y cannot be had: E: Failed to fetch"):
+        build(Base(url="https://x.invalid/y", sha256="0" * 64), tmp_path / "cache")
+    assert list((tmp_path / "cache/bases").iterdir()) == []
