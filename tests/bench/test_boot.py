@@ -34,8 +34,13 @@ ROUNDS = 3
 def where() -> Iterator[Surroundings]:
     """The user's cache; data and sockets of this test's own, below a short path."""
     with tempfile.TemporaryDirectory(prefix="tdx-bench-") as root:
-        real = surroundings()
-        yield replace(real, directories=Directories(real.directories.cache, Path(root, "d"), Path(root, "r")))
+        yield surroundings_below(Path(root))
+
+
+def surroundings_below(root: Path) -> Surroundings:
+    real = surroundings()
+    places = Directories(real.directories.cache, root / "data/tdxstack", root / "run/tdxstack")
+    return replace(real, directories=places)
 
 
 @pytest.mark.parametrize("kind", ["td", "ordinary"])

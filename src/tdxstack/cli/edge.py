@@ -7,18 +7,17 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from tdxstack.cli.sudo import become_invoking_user
 from tdxstack.errors import UnavailableError
 from tdxstack.files import Directories
-from tdxstack.firmware.find import directories as firmware_directories
-from tdxstack.host_access import RealHost
 from tdxstack.run import Report
-from tdxstack.toolbox import host_packages
-from tdxstack.workflows.workshop import Surroundings
+
+if TYPE_CHECKING:
+    from tdxstack.workflows.workshop import Surroundings
 
 INSTALL_LOG = Path("/var/log/tdxstack-host-packages.log")
 """Only root writes it, who alone can install host packages."""
@@ -33,6 +32,11 @@ def directories() -> Directories:
 
 def surroundings() -> Surroundings:
     """Where this command runs."""
+    # Here, since commands on machines that are there do without all that machines are made with.
+    from tdxstack.firmware.find import directories as firmware_directories
+    from tdxstack.host_access import RealHost
+    from tdxstack.workflows.workshop import Surroundings
+
     return Surroundings(
         directories=directories(),
         host=RealHost(),
@@ -71,6 +75,8 @@ def prepare_host(purposes: Sequence[str], *, yes: bool, report: Report, note: Ca
     Says what it installs; asks on a terminal unless `yes`. Raises `UnavailableError` where they cannot
     be installed.
     """
+    from tdxstack.toolbox import host_packages
+
     absent = host_packages.missing(host_packages.needed(purposes))
     if absent:
         note(f"host packages to install with apt-get: {' '.join(absent)}")

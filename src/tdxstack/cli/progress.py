@@ -6,11 +6,14 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+import click
 
 from tdxstack.terminal import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 PLAIN_INTERVAL = 15.0
 """Seconds between two lines that begin with the same word, where there is no terminal."""
@@ -19,8 +22,7 @@ PLAIN_INTERVAL = 15.0
 class ProgressDisplay:
     """Receives reports (text, fraction) and lines of a guest's console."""
 
-    def __init__(self, console: Console, progress: Progress | None) -> None:
-        self._console = console
+    def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
         self._task: TaskID | None = None
         self._said = ""
@@ -41,11 +43,11 @@ class ProgressDisplay:
         """Show one line that a guest has written on its console."""
         clean = printable(line)
         if clean:
-            self._console.print(f"  {clean}", style="dim", markup=False, highlight=False)
+            self._print(f"  {clean}", style="dim")
 
     def note(self, text: str) -> None:
         """Say something that stays on the screen."""
-        self._console.print(text, markup=False, highlight=False)
+        self._print(text)
 
     def _say(self, text: str, fraction: float | None) -> None:
         step = text.split()[0]
@@ -54,16 +56,25 @@ class ProgressDisplay:
             return
         self._said, self._said_at = step, now
         done = "" if fraction is None else f" ({fraction:.0%})"
-        self._console.print(f"{text}{done}", markup=False, highlight=False)
+        self._print(f"{text}{done}")
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        if self._progress is None:
+            click.echo(text, err=True)
+        else:
+            self._progress.console.print(text, style=style, markup=False, highlight=False)
 
 
 @contextlib.contextmanager
 def progress_display() -> Iterator[ProgressDisplay]:
     """A display on stderr for as long as the block lasts."""
-    console = Console(stderr=True, soft_wrap=not sys.stderr.isatty())
-    if not console.is_terminal:
-        yield ProgressDisplay(console, None)
+    if not sys.stderr.isatty():
+        yield ProgressDisplay(None)
         return
+    # Here, since most commands are quick, or not on a terminal.
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield ProgressDisplay(console, progress)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield ProgressDisplay(progress)

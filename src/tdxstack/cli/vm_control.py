@@ -1,4 +1,4 @@
-"""`tdx vm suspend`, `resume`, `reboot`, `stop` and `rm`: one or many machines at once."""
+"""`tdx vm start`, `suspend`, `resume`, `reboot`, `stop` and `rm`: one or many machines at once."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import click
 
 from tdxstack.cli import json_option, print_json
-from tdxstack.cli.edge import surroundings
 from tdxstack.cli.progress import ProgressDisplay, progress_display
+from tdxstack.cli.this_machine import open_machine
 from tdxstack.errors import CommandError, TdxError, UnavailableError
 from tdxstack.machine import steps
 from tdxstack.machine.control import RebootMode, StopMode
 from tdxstack.machine.machine import BOOT_SECONDS, DOWN_SECONDS, MONITOR_SECONDS, Machine
-from tdxstack.workflows.machines import Machines
+
+SSH, AGENT = "ssh", "agent"
 
 names_argument = click.argument("names", nargs=-1, metavar="[NAME]...")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
@@ -25,6 +26,33 @@ def timeout_option(seconds: float) -> Callable[[click.decorators.FC], click.deco
     return click.option(
         "--timeout", type=float, default=seconds, show_default=True, help="Seconds that it may take."
     )
+
+
+@click.command()
+@names_argument
+@click.option(
+    "--wait", "awaited", type=click.Choice([SSH, AGENT]), help="Until SSH, or the guest agent, answers."
+)
+@timeout_option(BOOT_SECONDS)
+@dry_run_option
+@json_option
+def start(names: tuple[str, ...], awaited: str | None, timeout: float, dry_run: bool, as_json: bool) -> None:
+    """Start machines that were created, or have ended, with their disks as they were left. [default: td]
+
+    Returns once QEMU runs and answers, or with --wait once the guest does.
+    """
+    if dry_run:
+        print_steps(names, lambda vm: steps.start(vm.files, vm.record), as_json)
+        return
+
+    async def begin(vm: Machine, display: ProgressDisplay) -> None:
+        await vm.start.aio()
+        if awaited == SSH:
+            await vm.wait_for_ssh.aio(timeout=timeout, on_line=display.console_line)
+        elif awaited == AGENT:
+            await vm.wait_for_agent.aio(timeout=timeout, on_line=display.console_line)
+
+    for_each(names, begin, "starting", as_json)
 
 
 @click.command()
@@ -116,8 +144,7 @@ def stop(
 @json_option
 def rm(names: tuple[str, ...], force: bool, dry_run: bool, as_json: bool) -> None:
     """Remove machines that have ended, with their disks."""
-    machines = Machines(surroundings())
-    running = [name for name in names if machines.open(name).is_running]
+    running = [name for name in names if open_machine(name).is_running]
     if running and not force:
         raise UnavailableError(
             f"machine {running[0]!r} is running", hint=f"stop it first: tdx vm stop {' '.join(running)}"
@@ -148,8 +175,7 @@ def for_each(
 
     One that fails does not keep the others from it. Raises the error of the first, and says the others'.
     """
-    machines = Machines(surroundings())
-    chosen = [machines.open(name) for name in unique(names)]
+    chosen = [open_machine(name) for name in unique(names)]
 
     async def all_at_once(display: ProgressDisplay) -> list[object]:
         return await asyncio.gather(*(work(vm, display) for vm in chosen), return_exceptions=True)
@@ -182,8 +208,7 @@ def raise_first(failures: Sequence[tuple[Machine, BaseException]], of: int) -> N
 
 def print_steps(names: Sequence[str], plan: Callable[[Machine], list[str]], as_json: bool) -> None:
     """What would be done to each of the machines."""
-    machines = Machines(surroundings())
-    planned = {name: plan(machines.open(name)) for name in unique(names)}
+    planned = {name: plan(open_machine(name)) for name in unique(names)}
     if as_json:
         print_json(steps_document(planned))
         return

@@ -1,4 +1,4 @@
-"""`tdx vm create` and `tdx vm start`."""
+"""`tdx vm create`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,10 @@ import click
 from tdxstack import yaml_text
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.edge import mirror_options, prepare_host, surroundings, yes_option
-from tdxstack.cli.progress import ProgressDisplay, progress_display
+from tdxstack.cli.progress import progress_display
 from tdxstack.cli.sudo import become_invoking_user
-from tdxstack.cli.vm_control import (
-    dry_run_option,
-    for_each,
-    names_argument,
-    print_steps,
-    steps_document,
-    timeout_option,
-)
+from tdxstack.cli.vm_control import steps_document
 from tdxstack.errors import UsageError
-from tdxstack.machine import steps
-from tdxstack.machine.machine import BOOT_SECONDS, Machine
 from tdxstack.machine.spec import HINT, MachineSpec
 from tdxstack.machine.spec_file import changed_spec
 from tdxstack.machine.spec_parts import Kind
@@ -30,8 +21,6 @@ from tdxstack.workflows.machines import Machines
 from tdxstack.workflows.plan import plan_parts
 from tdxstack.workflows.up import UpRequest
 from tdxstack.workflows.workshop import Surroundings, Workshop
-
-SSH, AGENT = "ssh", "agent"
 
 
 @click.command()
@@ -121,30 +110,3 @@ def _planned(spec: MachineSpec, where: Surroundings, nokaslr: bool) -> list[str]
         return [*missing, "make the machine of these parts; --dry-run says how once they are there"]
     machines = Machines(where)
     return machines.steps(machines.plan(spec, no_kaslr=nokaslr))
-
-
-@click.command()
-@names_argument
-@click.option(
-    "--wait", "awaited", type=click.Choice([SSH, AGENT]), help="Until SSH, or the guest agent, answers."
-)
-@timeout_option(BOOT_SECONDS)
-@dry_run_option
-@json_option
-def start(names: tuple[str, ...], awaited: str | None, timeout: float, dry_run: bool, as_json: bool) -> None:
-    """Start machines that were created, or have ended, with their disks as they were left. [default: td]
-
-    Returns once QEMU runs and answers, or with --wait once the guest does.
-    """
-    if dry_run:
-        print_steps(names, lambda vm: steps.start(vm.files, vm.record), as_json)
-        return
-
-    async def begin(vm: Machine, display: ProgressDisplay) -> None:
-        await vm.start.aio()
-        if awaited == SSH:
-            await vm.wait_for_ssh.aio(timeout=timeout, on_line=display.console_line)
-        elif awaited == AGENT:
-            await vm.wait_for_agent.aio(timeout=timeout, on_line=display.console_line)
-
-    for_each(names, begin, "starting", as_json)

@@ -47,7 +47,8 @@ async def start_qemu(
     descriptors of `holds`, for as long as it lives. Raises `CommandError` with the end of its log if it ends
     at once; it is ended if anything else goes wrong.
     """
-    write_atomically(files.handshake, HANDSHAKE, mode=0o600)
+    if not files.handshake.exists():
+        write_atomically(files.handshake, HANDSHAKE, mode=0o600)
     for left in (files.events, files.monitor):
         left.unlink(missing_ok=True)
     pid = 0
@@ -118,7 +119,7 @@ def remove_sockets(files: MachineFiles) -> None:
     """Remove what only a running machine has; nothing happens while it runs."""
     if not is_locked(files.lock):
         sockets = (files.monitor, files.console_socket, files.agent, files.tpm_socket)
-        for path in (*sockets, files.gdb, files.handshake):
+        for path in (*sockets, files.gdb):
             path.unlink(missing_ok=True)
 
 

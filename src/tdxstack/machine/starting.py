@@ -1,4 +1,4 @@
-"""From a specification to a machine that runs: written down, and started as it is written."""
+"""Start a machine as it is written down."""
 
 from __future__ import annotations
 
@@ -9,32 +9,12 @@ from dataclasses import replace
 from datetime import datetime
 
 from tdxstack.files import make_private
-from tdxstack.machine.instance import end, event_log_options, ssh_port, start_qemu, until
+from tdxstack.machine.instance import end, ssh_port, start_qemu, until
 from tdxstack.machine.pinning import pin
-from tdxstack.machine.placement import Placement
-from tdxstack.machine.qemu_command import build_qemu_command
-from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.store import MachineFiles, MachineState, MachineStore
-from tdxstack.quoting import service
 from tdxstack.run import Leash, start
 
 TPM_SECONDS = 10.0
-
-
-def state_of(spec: MachineSpec, placement: Placement, files: MachineFiles) -> MachineState:
-    """What is remembered of a machine before its first start. Raises as `build_qemu_command` does."""
-    return MachineState(
-        name=spec.name,
-        platform=placement.platform.value,
-        emulated=placement.silicon is not None,
-        pid=0,
-        ssh_port=0,
-        started="",
-        argv=[*build_qemu_command(spec, placement, files), *event_log_options(files)],
-        kind=spec.kind.value,
-        quoting=placement.silicon is not None and spec.td.quote_service is None,
-        pinning={str(vcpu): list(cpus) for vcpu, cpus in spec.pinning.items()},
-    )
 
 
 async def start_machine(
@@ -72,6 +52,9 @@ async def _quoting(store: MachineStore, state: MachineState) -> AsyncIterator[li
     if not state.quoting:
         yield []
         return
+    # Here, since ordinary machines do without it.
+    from tdxstack.quoting import service
+
     places = store.directories
     # Need the service before asking for it, so that it cannot go in between; QEMU then goes on needing it.
     with service.Service.of_user(places.runtime).use(state.name) as need:

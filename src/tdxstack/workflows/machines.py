@@ -26,9 +26,10 @@ from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.spec_file import write_spec
 from tdxstack.machine.spec_parts import Disk, Kind
 from tdxstack.machine.spec_values import QuoteAddress, UnixAddress
-from tdxstack.machine.starting import start_machine, state_of
+from tdxstack.machine.starting import start_machine
 from tdxstack.machine.store import MachineFiles, MachineState, MachineStore
 from tdxstack.machine.twin import wait
+from tdxstack.machine.written import state_of
 from tdxstack.platform import Platform, choose_platform
 from tdxstack.qemu.kvm_probe import choose_ordinary_platform
 from tdxstack.quoting.pki import Pki, open_pki

@@ -23,8 +23,9 @@ from tdxstack.machine import control, instance
 from tdxstack.machine.control import StopMode
 from tdxstack.machine.instance import why_ended
 from tdxstack.machine.readiness import Mark, until_ready
-from tdxstack.machine.starting import start_machine, state_of
+from tdxstack.machine.starting import start_machine
 from tdxstack.machine.store import MachineState, MachineStore
+from tdxstack.machine.written import state_of
 from tdxstack.run import Leash
 from tests.golden.test_qemu_command import EMULATED, TD
 
