@@ -13,7 +13,7 @@ from tdxstack.machine.placement import EmulatedSilicon, Placement
 from tdxstack.machine.qemu_command import build_qemu_command
 from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.spec_file import parse_spec
-from tdxstack.machine.spec_parts import DirectKernel, Emulation, Kind, PageTracking, Td, UnifiedKernel
+from tdxstack.machine.spec_parts import DirectKernel, Emulation, Kind, PageTracking, Td, UnifiedKernel, Vsock
 from tdxstack.machine.spec_values import UnixAddress
 from tdxstack.machine.store import MachineFiles
 from tdxstack.platform import Platform
@@ -98,6 +98,11 @@ def test_what_the_chosen_platform_refuses_is_refused() -> None:
 def test_silicon_goes_with_emulated_tds_only(placement: Placement) -> None:
     with pytest.raises(UsageError, match="needs silicon"):
         build_qemu_command(TD, placement, FILES)
+
+
+def test_a_vsock_device_needs_an_identifier() -> None:
+    with pytest.raises(UsageError, match="no CID"):
+        build_qemu_command(TD.changed(vsock=Vsock()), HARDWARE, FILES)
 
 
 def test_a_td_without_firmware_is_refused() -> None:

@@ -46,15 +46,24 @@ def allocate(
     what another machine has, `UnavailableError` where the host has no vsock.
     """
     with store.allocating():
-        others = [words for name in store.names() if name != spec.name for words in _command(store, name)]
-        macs, cids = set(_found(_MAC, others)), {int(cid) for cid in _found(_CID, others)}
-        for nic in spec.nics:
-            if nic.mac in macs and nic.type != "user":
-                raise UsageError(f"another machine has the MAC address {nic.mac}", hint="leave mac out")
-        if spec.vsock is not None and spec.vsock.cid in cids:
-            raise UsageError(f"another machine has the vsock CID {spec.vsock.cid}", hint="leave cid out")
-        macs |= {nic.mac for nic in spec.nics if nic.mac}
-        yield Allocation(_macs(spec, macs), _cid(spec, cids, cid_is_free))
+        yield _allocation(store, spec, cid_is_free)
+
+
+def foresee(store: MachineStore, spec: MachineSpec) -> Allocation:
+    """What `allocate` would give now, if nobody else on the host has it; raises `UsageError` as it does."""
+    return _allocation(store, spec, lambda cid: True)
+
+
+def _allocation(store: MachineStore, spec: MachineSpec, cid_is_free: Callable[[int], bool]) -> Allocation:
+    others = [words for name in store.names() if name != spec.name for words in _command(store, name)]
+    macs, cids = set(_found(_MAC, others)), {int(cid) for cid in _found(_CID, others)}
+    for nic in spec.nics:
+        if nic.mac in macs and nic.type != "user":
+            raise UsageError(f"another machine has the MAC address {nic.mac}", hint="leave mac out")
+    if spec.vsock is not None and spec.vsock.cid in cids:
+        raise UsageError(f"another machine has the vsock CID {spec.vsock.cid}", hint="leave cid out")
+    macs |= {nic.mac for nic in spec.nics if nic.mac}
+    return Allocation(_macs(spec, macs), _cid(spec, cids, cid_is_free))
 
 
 def _command(store: MachineStore, name: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tdxstack.errors import UsageError
 from tdxstack.machine.placement import Placement
 from tdxstack.machine.qemu_text import escape, json_option
 from tdxstack.machine.spec import MachineSpec
@@ -93,7 +94,10 @@ def others(spec: MachineSpec, placement: Placement, files: MachineFiles) -> list
     """vsock, TPM and devices of the host."""
     words = []
     if spec.vsock is not None:
-        words += ["-device", f"vhost-vsock-pci,guest-cid={spec.vsock.cid or placement.vsock_cid}"]
+        cid = spec.vsock.cid or placement.vsock_cid
+        if cid is None:
+            raise UsageError("the vsock device has no CID", hint="say vsock.cid")
+        words += ["-device", f"vhost-vsock-pci,guest-cid={cid}"]
     if spec.tpm:
         model = "tpm-tis" if spec.kind is Kind.LEGACY else "tpm-crb"
         words += ["-chardev", f"socket,id=tpm,path={escape(files.tpm_socket)}"]

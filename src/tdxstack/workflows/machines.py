@@ -16,10 +16,11 @@ from tdxstack.files import is_locked, lock, write_atomically
 from tdxstack.host_access import vsock_cid_is_free
 from tdxstack.image.built import Image
 from tdxstack.machine import control
-from tdxstack.machine.allocation import allocate, check_ports
+from tdxstack.machine.allocation import Allocation, allocate, check_ports, foresee
 from tdxstack.machine.control import StopMode
 from tdxstack.machine.instance import until
 from tdxstack.machine.machine import DOWN_SECONDS, Machine
+from tdxstack.machine.named_files import check_files
 from tdxstack.machine.placement import EmulatedSilicon, Placement
 from tdxstack.machine.qemu_lacks import check_qemu
 from tdxstack.machine.spec import MachineSpec
@@ -127,6 +128,7 @@ class Machines:
 
     def plan(self, spec: MachineSpec, *, no_kaslr: bool = False) -> Plan:
         """Choose, find, fetch or build everything that is not the machine's own."""
+        check_files(spec)
         check_ports(spec)
         platform, qemu = self._platform(spec)
         spec = spec.on(platform)
@@ -163,6 +165,8 @@ class Machines:
         if plan.kernel_of is not None:
             kernel = kernel_in(plan.kernel_of, files.directory, *plan.kernel_arguments)
             steps.append(f"take {kernel.kernel} and {kernel.initrd} out of {plan.kernel_of.path}")
+        if plan.spec.firmware_variables is not None:
+            steps.append(f"copy {plan.spec.firmware_variables} to {files.variables}")
         if plan.spec.tpm:
             steps.append(command_line(self._tpm(files)))
         return [*steps, command_line(self.command(plan))]
@@ -174,7 +178,8 @@ class Machines:
             spec = spec.changed(
                 direct_kernel=kernel_in(plan.kernel_of, files.directory, *plan.kernel_arguments)
             )
-        return state_of(spec, plan.placement, files).argv
+        placement = _with_own(plan.placement, spec, files, foresee(self.store, spec))
+        return state_of(spec, placement, files).argv
 
     def write_down(self, plan: Plan, *, autodestroy: bool = False) -> MachineState:
         """Make the files of a machine whose name the caller has claimed; all of them, or none."""
@@ -204,7 +209,6 @@ class Machines:
         placement = replace(placement, authorized_key=self._workshop.ssh_key(files.ssh_key))
         if spec.firmware_variables is not None:
             write_atomically(files.variables, spec.firmware_variables.read_bytes(), mode=0o600)
-            placement = replace(placement, variables=files.variables)
         write_atomically(files.authorized_key, placement.authorized_key.encode() + b"\n")
         write_atomically(files.spec, write_spec(spec), mode=0o600)
         for number, base in plan.bases.items():
@@ -214,8 +218,7 @@ class Machines:
                 direct_kernel=take_kernel(plan.kernel_of, files.directory, *plan.kernel_arguments)
             )
         with allocate(self.store, spec, vsock_cid_is_free) as own:
-            placement = replace(placement, macs=own.macs, vsock_cid=own.vsock_cid)
-            state = state_of(spec, placement, files)
+            state = state_of(spec, _with_own(placement, spec, files, own), files)
             state = replace(state, tpm=self._tpm(files) if spec.tpm else [], autodestroy=autodestroy)
             self.store.save(state)
         return state
@@ -324,6 +327,12 @@ class Launch:
             store.remove(name)
             return True
         return False
+
+
+def _with_own(placement: Placement, spec: MachineSpec, files: MachineFiles, own: Allocation) -> Placement:
+    """With what is this machine's alone."""
+    variables = files.variables if spec.firmware_variables is not None else None
+    return replace(placement, variables=variables, macs=own.macs, vsock_cid=own.vsock_cid)
 
 
 def _bases(spec: MachineSpec) -> dict[int, DiskImage]:

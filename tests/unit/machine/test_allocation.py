@@ -12,7 +12,7 @@ import pytest
 
 from tdxstack.errors import UnavailableError, UsageError
 from tdxstack.files import Directories
-from tdxstack.machine.allocation import Allocation, allocate, check_ports, free_port
+from tdxstack.machine.allocation import Allocation, allocate, check_ports, foresee, free_port
 from tdxstack.machine.qemu_command import build_qemu_command
 from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.spec_file import parse_spec
@@ -48,6 +48,12 @@ def test_what_is_given_depends_on_the_name_alone(store: MachineStore) -> None:
     other = give(store, spec("two"))
     assert not set(first.macs.values()) & set(other.macs.values())
     assert first.vsock_cid != other.vsock_cid
+
+
+def test_what_would_be_given_is_foreseen(store: MachineStore) -> None:
+    foreseen = foresee(store, spec("one"))
+    assert store.names() == []
+    assert foreseen == give(store, spec("one"))
 
 
 def test_addresses_are_unicast_and_administered_locally(store: MachineStore) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -77,6 +78,12 @@ class Parts:
     def ssh_key(self, path: Path) -> str:
         path.write_text("private")
         return "ssh-ed25519 AAAA"
+
+    def ssh_key_command(self, path: Path) -> list[str]:
+        return ["/bin/ssh-keygen", "-f", str(path)]
+
+    def overlay_command(self, base: DiskImage, path: Path) -> list[str]:
+        return ["/bin/qemu-img", "create", "-b", str(base.path), str(path)]
 
     def overlay(self, base: DiskImage, path: Path) -> None:
         if self.full:
@@ -172,6 +179,25 @@ def test_qemu_that_lacks_a_device_is_told_before_anything_is_made(machines: Mach
     parts.types = frozenset({"tcg-accel"})
     with pytest.raises(UnavailableError, match="tpm: no tpm-crb; tpm: no tpm-emulator"):
         machines.create(SPEC.changed(tpm=True))
+    assert machines.names() == []
+
+
+def test_what_would_run_has_what_would_be_the_machines_own(machines: Machines, tmp_path: Path) -> None:
+    for name in ("code", "vars"):
+        (tmp_path / name).write_text(name)
+    spec = SPEC.changed(firmware=tmp_path / "code", firmware_variables=tmp_path / "vars", vsock={})
+    plan = machines.plan(spec)
+    variables = machines.store.files("vm").variables
+    assert f"copy {tmp_path}/vars to {variables}" in machines.steps(plan)
+    words = " ".join(machines.command(plan))
+    assert f'"filename": "{variables}"' in words
+    assert re.search(r"vhost-vsock-pci,guest-cid=\d+ ", words)
+    assert machines.names() == []
+
+
+def test_files_that_are_missing_are_told_before_anything_is_made(machines: Machines) -> None:
+    with pytest.raises(UnavailableError, match="firmware: there is no file /nonexistent/fw"):
+        machines.create(SPEC.changed(firmware="/nonexistent/fw"))
     assert machines.names() == []
 
 
