@@ -30,6 +30,7 @@ class ExpectedEvent:
     source: str
     reason: str = ""
     and_more: bool = False
+    other_header: bytes | None = None
 
     @property
     def type_name(self) -> str:
@@ -37,7 +38,7 @@ class ExpectedEvent:
         return EVENT_TYPE_NAMES[self.type]
 
     def to_json(self) -> dict[str, object]:
-        """The event as `tdx predict --json` shows it; `reason` only where there is one."""
+        """The event as `tdx predict --json` shows it; some members only where they apply."""
         document: dict[str, object] = {
             "register": self.register,
             "type": self.type_name,
@@ -45,6 +46,8 @@ class ExpectedEvent:
             "meaning": self.meaning,
             "source": self.source,
         }
+        if self.other_header is not None:
+            document["other_header"] = self.other_header.hex()
         return document | ({"reason": self.reason} if self.reason else {})
 
 

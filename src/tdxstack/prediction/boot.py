@@ -79,7 +79,8 @@ def _direct_kernel(
     file = _read(path)
     as_it_is = machine.named_kernel and contents.profile.shown.named_kernel
     # The first part is taken from QEMU, which may write into the kernel's header.
-    kernel = file if as_it_is else machine.kernel_setup + file[len(machine.kernel_setup) :]
+    from_qemu = machine.kernel_setup + file[len(machine.kernel_setup) :]
+    kernel = file if as_it_is else from_qemu
     initrd = _read(launch.initrd) if launch.initrd else b""
     options = direct_load_options(contents.profile, launch.command_line, initrd=bool(initrd))
     if kernel != file and not machine.td_cpu:
@@ -87,7 +88,11 @@ def _direct_kernel(
     keys = Keys(contents)
     try:
         image = Image.parse(kernel)
-        program = [*keys.firmware_lets(image, KERNEL), program_event(image, KERNEL, str(path))]
+        event = program_event(image, KERNEL, str(path))
+        if from_qemu != file:
+            other = Image.parse(from_qemu if kernel == file else file)
+            event = replace(event, other_header=other.digest())
+        program = [*keys.firmware_lets(image, KERNEL), event]
         unified = UnifiedKernel.parse(image)
         if unified is None:
             running = _bare_kernel(file, path, options, initrd)

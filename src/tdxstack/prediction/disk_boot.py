@@ -26,7 +26,7 @@ from tdxstack.prediction.boot_entries import without_tries
 from tdxstack.prediction.fat import Fat
 from tdxstack.prediction.filesystems import open_fat
 from tdxstack.prediction.grub.follow import GrubBoot, follow
-from tdxstack.prediction.grub.volumes import FIRST_DISK, find_volumes
+from tdxstack.prediction.grub.volumes import FIRST_DISK, find_volumes, name_others
 from tdxstack.prediction.hardware import SMBIOS_TABLES, Hardware
 from tdxstack.prediction.keys import Keys, mok_list
 from tdxstack.prediction.partitions import EXTENDED, read_partitions
@@ -208,5 +208,7 @@ class _DiskBoot:
             )
         # With more disks, it is not known which of them GRUB finds first.
         volumes = find_volumes(self._disk, self._table.partitions, FIRST_DISK if self._alone else "disk")
-        start = volumes[self._table.esp.number]
-        return follow(start, f"/{paths[0].lstrip('/')}", [*volumes.values()], secure_boot=self._keys.enforced)
+        start, path = volumes[self._table.esp.number], f"/{paths[0].lstrip('/')}"
+        others = name_others(self._disk, self._table.partitions, volumes)
+        secure_boot = self._keys.enforced
+        return follow(start, path, [*volumes.values()], secure_boot=secure_boot, others=others)

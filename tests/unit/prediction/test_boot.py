@@ -199,6 +199,9 @@ def test_a_header_that_qemu_has_written_into_is_measured_so(tmp_path: Path) -> N
     expected = machine.kernel_setup + kernel()[0x400:]
     assert digests(prediction, "rtmr1")[0] == pe_images.digest(expected)
     assert pe_images.digest(expected) != pe_images.digest(kernel())
+    (event,) = (one for one in prediction.events if one.digest == pe_images.digest(expected))
+    assert event.other_header == pe_images.digest(kernel())
+    assert event.to_json()["other_header"] == pe_images.digest(kernel()).hex()
 
 
 def test_whether_a_header_is_written_into_for_a_td_is_not_guessed(tmp_path: Path) -> None:
@@ -270,6 +273,18 @@ def test_what_a_disk_keeps_from_knowing_is_named(tmp_path: Path, esp: disks.Tree
     assert {event.register for event in prediction.unpredicted} == {"rtmr0", "rtmr1", "rtmr2"}
     assert all(problem in event.reason for event in prediction.unpredicted)
     assert prediction.registers["mrtd"] is not None
+
+
+def test_an_encrypted_root_is_named(tmp_path: Path) -> None:
+    path = disk(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[disks.ROOT_START : disks.ROOT_START + disks.ROOT_SIZE] = b"LUKS\xba\xbe".ljust(
+        disks.ROOT_SIZE, b"\0"
+    )
+    path.write_bytes(data)
+    prediction = of_disk(path)
+    assert "partition 2 holds LUKS, which is not read" in prediction.unpredicted[0].reason
+    assert pe_images.digest(GRUB) in digests(prediction, "rtmr1")
 
 
 def test_other_machines_are_named() -> None:

@@ -146,6 +146,21 @@ def _partitions(case: Case) -> Iterator[Cause]:
         )
 
 
+def _kernel_header(case: Case) -> Iterator[Cause]:
+    """Known where one side is a prediction, which says what the kernel would be measured to otherwise."""
+    for number, pair in case.about("EV_EFI_BOOT_SERVICES_APPLICATION", "", Kind.CHANGED).items():
+        assert pair.a is not None
+        assert pair.b is not None
+        if pair.a.other_header == pair.b.digest or pair.b.other_header == pair.a.digest:
+            yield cause_of(
+                "kernel-header",
+                "It is the same kernel, but only one QEMU has written into its setup header.",
+                "Use the same QEMU (10.2 and newer leave a TD's kernel as it is), or a firmware that takes it"
+                " unchanged (edk2 202502 and newer).",
+                {number: pair},
+            )
+
+
 def _images(case: Case) -> Iterator[Cause]:
     for number, pair in case.about("EV_EFI_BOOT_SERVICES_APPLICATION", "").items():
         what = either(pair).subject[1]
@@ -169,5 +184,6 @@ BOOT_RULES = (
     _boot_loader_data,
     _authority,
     _partitions,
+    _kernel_header,
     _images,
 )

@@ -145,7 +145,8 @@ def _entry(name: str, number: int, event: object) -> Entry:
         raise MalformedError(f"{name}: {where} lacks a register, type or meaning", hint=NOT_KNOWN)
     if type_value(kind) is None:
         raise MalformedError(f"{name}: {where}.type is {kind!r}, which is no event type", hint=NOT_KNOWN)
-    return Entry(register, kind, _digest(name, f"{where}.digest", event.get("digest")), meaning)
+    digest, other = (_digest(name, f"{where}.{key}", event.get(key)) for key in ("digest", "other_header"))
+    return Entry(register, kind, digest, meaning, other_header=other)
 
 
 def _digest(name: str, where: str, value: object) -> bytes | None:

@@ -23,6 +23,7 @@ class Entry:
 
     `digest` has 48 bytes, or is None where it could not be predicted. `data` is what the log holds with it,
     None for a prediction. `text` is what was measured, where that is known to be the text of `digest`.
+    `other_header` is the digest that a kernel has where QEMU does otherwise with its setup header.
     """
 
     register: str
@@ -31,6 +32,7 @@ class Entry:
     meaning: str
     data: bytes | None = None
     text: str | None = None
+    other_header: bytes | None = None
 
     @property
     def subject(self) -> tuple[str, str]:

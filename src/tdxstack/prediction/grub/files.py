@@ -36,10 +36,11 @@ class Volume:
 
 
 class Files:
-    """The file systems that GRUB finds, in its order."""
+    """The file systems that GRUB finds, in its order, and in words what else is on the disk."""
 
-    def __init__(self, volumes: Sequence[Volume]) -> None:
+    def __init__(self, volumes: Sequence[Volume], others: Sequence[str] = ()) -> None:
         self._volumes = volumes
+        self._others = "".join(f"; {other}" for other in others)
         self._read: dict[tuple[str, str], bytes | None] = {}
 
     def read(self, name: str, root: str) -> bytes | None:
@@ -67,7 +68,7 @@ class Files:
                 found = known.lower() == wanted.lower()
             if found:
                 return volume.device
-        raise bad(f"no file system {wanted[:80]!r} that can be read is on the disk")
+        raise bad(f"no file system {wanted[:80]!r} that can be read is on the disk{self._others}")
 
     def _volume(self, device: str) -> Volume:
         wanted = _PARTITION.fullmatch(device)
@@ -75,7 +76,7 @@ class Files:
             known = _PARTITION.fullmatch(volume.device)
             if wanted and known and wanted.groups() == known.groups():
                 return volume
-        raise bad(f"no file system that can be read is known as {device[:40]!r}")
+        raise bad(f"no file system that can be read is known as {device[:40]!r}{self._others}")
 
 
 def split(name: str, root: str) -> tuple[str, str]:

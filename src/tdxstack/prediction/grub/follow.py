@@ -66,13 +66,16 @@ class GrubBoot:
     command_line: str
 
 
-def follow(start: Volume, path: str, volumes: Sequence[Volume], *, secure_boot: bool) -> GrubBoot:
+def follow(
+    start: Volume, path: str, volumes: Sequence[Volume], *, secure_boot: bool, others: Sequence[str] = ()
+) -> GrubBoot:
     """Follow the configuration at `path` of `start`, where GRUB lies, until it starts a kernel.
 
-    `volumes` are all file systems, in the order in which GRUB finds them. Raises `MalformedError` for
-    anything that it does which is not understood, or that is not there.
+    `volumes` are all file systems that are read, in the order in which GRUB finds them, `others` says in
+    words what else there is. Raises `MalformedError` for anything that it does which is not understood, or
+    that is not there.
     """
-    run = _Run(start, path, Files(volumes), secure_boot)
+    run = _Run(start, path, Files(volumes, others), secure_boot)
     try:
         run.configuration(path, MAX_NESTED)
     except _Booted as booted:

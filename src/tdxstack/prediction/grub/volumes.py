@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tdxstack.errors import MalformedError
 from tdxstack.prediction.ext4 import Ext4
-from tdxstack.prediction.filesystems import open_fat
+from tdxstack.prediction.filesystems import content_name, open_fat
 from tdxstack.prediction.grub.files import Volume
 from tdxstack.prediction.partitions import Partition
 from tdxstack.prediction.qcow2 import Disk
@@ -22,6 +22,12 @@ def find_volumes(disk: Disk, partitions: Sequence[Partition], name: str = FIRST_
         if files is not None:
             found[one.number] = Volume(f"{name},gpt{one.number}", files, str(files.uuid), files.label)
     return found
+
+
+def name_others(disk: Disk, partitions: Sequence[Partition], found: Mapping[int, Volume]) -> list[str]:
+    """What the partitions hold that have no file system in `found`, as far as it is known."""
+    names = {one.number: content_name(disk, one.start) for one in partitions if one.number not in found}
+    return [f"partition {number} holds {name}, which is not read" for number, name in names.items() if name]
 
 
 def _ext4(disk: Disk, start: int) -> Ext4 | None:

@@ -51,6 +51,12 @@ def test_prediction() -> None:
     ]
 
 
+def test_a_kernel_may_have_another_digest() -> None:
+    event = PREDICTION["events"][0] | {"other_header": "03" * 48}
+    read = read_side("p", json.dumps(PREDICTION | {"events": [event]}).encode())
+    assert [entry.other_header for entry in read.entries or ()] == [b"\3" * 48]
+
+
 def test_a_prediction_says_of_which_machine_it_is() -> None:
     machine = {"emulated": True, "machine": {"memory_mib": 2048, "vcpus": 4}}
     read = read_side("p", json.dumps(PREDICTION | machine).encode())
@@ -96,6 +102,7 @@ def test_reference_values() -> None:
         ({"events": [{}]}, r"events\[0\]"),
         ({"events": [PREDICTION["events"][0] | {"type": "EV_NONE"}]}, r"events\[0\].type"),
         ({"events": [PREDICTION["events"][0] | {"digest": "00"}]}, r"events\[0\].digest"),
+        ({"events": [PREDICTION["events"][0] | {"other_header": 1}]}, r"events\[0\].other_header"),
         ({"events": {}}, "no kind that can be compared"),
     ],
 )
