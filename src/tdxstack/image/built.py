@@ -18,6 +18,9 @@ from tdxstack.errors import MalformedError, UnavailableError
 from tdxstack.run import Report
 
 MANIFEST, SBOM, LOCK = "manifest.json", "sbom.spdx.json", "lock.json"
+SECOND = "second."
+"""How the names of caches begin that are there for one comparison only."""
+
 KERNEL, INITRD, UNIFIED = "vmlinuz", "initrd", "kernel.efi"
 
 
@@ -136,9 +139,22 @@ def only_builder(cache: Path, report: Report) -> Iterator[None]:
     if files.is_locked(cache / "lock"):
         report("waiting for another build of an image", None)
     with files.lock(cache / "lock"):
-        for path in cache.glob("work.*"):
+        left = [*cache.glob("work.*")]
+        left += [path for path in cache.glob(f"{SECOND}*") if not files.is_locked(path / "in-use")]
+        for path in left:
             shutil.rmtree(path, ignore_errors=True)
         yield
+
+
+@contextlib.contextmanager
+def second_cache(cache: Path, report: Report) -> Iterator[Path]:
+    """A cache of its own inside `cache`, to build in from nothing; gone afterwards."""
+    with contextlib.ExitStack() as stack:
+        with only_builder(cache, report):
+            place = Path(tempfile.mkdtemp(prefix=SECOND, dir=cache))
+            stack.callback(shutil.rmtree, place, ignore_errors=True)
+            stack.enter_context(files.lock(place / "in-use"))
+        yield place
 
 
 def need_space(directory: Path, need: int) -> None:

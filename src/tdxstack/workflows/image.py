@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,15 +160,11 @@ def _differences(
     """Build the packages of `image` again in a cache of its own, which is gone afterwards, and compare."""
     report("building a second time", None)
     lock = Lock.parse(image.path.with_name(built.LOCK).read_bytes())
-    parent = make_private(surroundings.directories.cache / "image")
-    again = Path(tempfile.mkdtemp(prefix="verify.", dir=parent))
-    try:
-        builder = workshop.builder(request.recipe, again)
+    with built.second_cache(make_private(surroundings.directories.cache / "image"), report) as cache:
+        builder = workshop.builder(request.recipe, cache)
         second = builder.build(request.recipe, workshop.origin(request.recipe), lock=lock)
         return sorted(
             name
             for name in image.files.keys() | second.files.keys()
             if image.files.get(name) != second.files.get(name)
         )
-    finally:
-        shutil.rmtree(again, ignore_errors=True)

@@ -55,6 +55,16 @@ def test_copies_are_sparse_and_have_checksums(tmp_path: Path) -> None:
     assert built.export(image, tmp_path / "out", silent) == written
 
 
+def test_a_cache_for_a_comparison_is_kept_while_it_is_used(tmp_path: Path) -> None:
+    left = tmp_path / "second.killed"
+    left.mkdir()
+    with built.second_cache(tmp_path, silent) as place:
+        assert not left.exists()
+        with built.only_builder(tmp_path, silent):
+            assert place.is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
 def test_copies_need_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = make(tmp_path, "aa", "web")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))

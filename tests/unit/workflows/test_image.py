@@ -64,7 +64,7 @@ def test_the_second_build_takes_the_packages_of_the_first(
     result = build_image(BuildRequest(recipe(), verify=True), surroundings)
     assert (result.compared, result.differences) == (True, [])
     assert builder.locks == [None, LOCK]
-    assert list((surroundings.directories.cache / "image").glob("verify.*")) == []
+    assert list((surroundings.directories.cache / "image").glob("second.*")) == []
 
 
 def test_an_image_that_differs_is_not_copied(
