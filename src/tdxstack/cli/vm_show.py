@@ -71,7 +71,7 @@ def log(name: str) -> None:
 
     On a terminal, without what a terminal would obey; elsewhere as it is.
     """
-    for line in open_machine(name).console_text().split("\n")[:-1]:
+    for line in open_machine(name).console_text().removesuffix("\n").split("\n"):
         click.echo(printable(line) if sys.stdout.isatty() else line)
 
 

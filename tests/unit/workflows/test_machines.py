@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -26,6 +27,7 @@ from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.spec_parts import Kind
 from tdxstack.platform import Platform
 from tdxstack.qemu.abilities import Abilities
+from tdxstack.quoting import service
 from tdxstack.workflows.machines import Machines
 from tdxstack.workflows.workshop import DiskImage, Surroundings, Workshop
 from tests.unit.machine.test_instance import FAKE_QEMU
@@ -219,6 +221,35 @@ def test_full_disk_leaves_nothing(machines: Machines, parts: Parts) -> None:
     assert left(parts.root) == []
 
 
+def test_disk_that_fills_up_at_the_last_moment_leaves_nothing(
+    machines: Machines, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_state: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "state.json")
+
+    monkeypatch.setattr(machines.store, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        machines.create(SPEC)
+    with pytest.raises(OSError, match="No space left"), machines.launch(SPEC):
+        pass
+    assert left(parts.root) == []
+
+
+def test_quote_service_that_does_not_start_is_told_and_starts_nothing(
+    machines: Machines, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm = machines.create(SPEC)
+    machines.store.save(replace(vm.record, quoting=True))
+
+    def unplugged(*_: object) -> None:
+        raise UnavailableError("the quote generation service is alive and does not answer")
+
+    monkeypatch.setattr(service, "ensure_running", unplugged)
+    with pytest.raises(UnavailableError, match="quote generation service"):
+        vm.start()
+    assert vm.state() == "created"
+
+
 def test_a_launched_machine_is_gone_with_its_block(machines: Machines, parts: Parts) -> None:
     with machines.launch(SPEC.changed(name="")) as vm:
         assert vm.name.startswith("vm-")
@@ -291,6 +322,7 @@ OWNER = """
 import sys, time
 from pathlib import Path
 from tests.unit.workflows.test_machines import SPEC, Parts, where
+from tdxstack.quoting import service
 from tdxstack.workflows.machines import Machines
 parts = Parts(Path(sys.argv[1]))
 with Machines(where(parts.root), workshop=parts).launch(SPEC) as vm:
