@@ -88,6 +88,18 @@ def test_the_main_job_is_predicted_before_it_runs(tdx: Tdx, recording: Recording
     assert tdx.json("predict")["registers"] == tdx.json("predict", "recorded")["registers"]
 
 
+def test_a_platform_that_only_a_log_is_known_of(tdx: Tdx, recording: Recording, tmp_path: Path) -> None:
+    """The log of the main job stands for a foreign platform's; the same disk must make the same of it."""
+    evidence = Evidence.from_json((recording.files / "evidence.json").read_bytes())
+    assert evidence.ccel_data is not None
+    (tmp_path / "log").write_bytes(evidence.ccel_data)
+    machine = tdx.json("predict")["machine"]
+    options = ("--firmware", machine["firmware"], "--image", machine["disk"])
+    document = tdx.json("predict", "--log", str(tmp_path / "log"), *options)
+    assert predicted(document) == logged(EventLog.parse(evidence.ccel_data).events)
+    assert {"the log of such a TD", "disk image"} <= {event["source"] for event in document["events"]}
+
+
 def test_secure_boot_off_and_another_size(tdx: Tdx, recording: Recording, tmp_path: Path) -> None:
     original = Path(tdx.json("predict", "recorded")["machine"]["firmware"])
     firmware = tmp_path / "setup.fd"

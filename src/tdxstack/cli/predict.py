@@ -45,6 +45,12 @@ SHOWN = 16
 @click.option("--vcpus", type=int, help="Virtual CPUs. [default: the specification's, else 2]")
 @click.option("--memory", type=int, help="Memory in MiB. [default: the specification's, else 2048]")
 @click.option(
+    "--log",
+    type=EXISTING_FILE,
+    help="Event log of a TD of a platform whose inputs are not public, with its --firmware and an --image:"
+    " what comes before the boot loader is taken from it.",
+)
+@click.option(
     "--module",
     type=EXISTING_FILE,
     help="TDX module file of the host, for MRSEAM: a .blob, or a module with its sigstruct beside it.",
@@ -78,6 +84,7 @@ def predict(
     append: str,
     vcpus: int | None,
     memory: int | None,
+    log: Path | None,
     module: Path | None,
     output: Path | None,
     corim: Path | None,
@@ -104,13 +111,20 @@ def predict(
         "vcpus": vcpus,
         "memory": memory,
     }
-    request = PredictRequest(name, _spec(name, file, options), module)
+    if log is not None:
+        others = {key for key, value in options.items() if value not in (None, "")}
+        if name or file or others != {"firmware", "image"}:
+            raise UsageError(
+                "--log goes with --firmware and --image, and nothing else of a machine",
+                hint="give the platform's firmware and the disk image that it will start",
+            )
+    request = PredictRequest(name, _spec(name, file, options), module, log)
     with progress_display() as display:
         workshop = Workshop(surroundings(), mirror=mirror, require_fresh=require_fresh, report=display.report)
         result = predict_machine(request, surroundings(), workshop)
         for note in result.notes:
             display.note(note)
-        title = name or request.spec.name or (result.disk or result.launch.firmware).name
+        title = name or request.spec.name or (result.disk or result.firmware).name
         reference = Reference.of(result.prediction, title, portable=portable)
         if corim is not None:
             write_atomically(corim, to_corim(reference))

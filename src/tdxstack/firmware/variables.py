@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 from uuid import UUID
 
 from tdxstack.errors import MalformedError
@@ -38,6 +39,18 @@ class SecureBoot(enum.Enum):
     """No platform key is enrolled: nothing is verified, and keys can be enrolled by anybody."""
     DISABLED = "disabled"
     ENABLED = "enabled"
+
+
+class KeyState(Protocol):
+    """Whose programs a firmware starts."""
+
+    @property
+    def variables(self) -> Variables:
+        """Among them the key lists."""
+
+    @property
+    def secure_boot(self) -> SecureBoot:
+        """Whether they are looked at."""
 
 
 def variables(volumes: Sequence[Volume]) -> Variables:

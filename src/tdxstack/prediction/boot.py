@@ -21,7 +21,7 @@ from tdxstack.measurement.loader_boot import (
 from tdxstack.measurement.mrtd import mrtd
 from tdxstack.measurement.pe import Image
 from tdxstack.measurement.unified_kernel import UnifiedKernel
-from tdxstack.prediction.disk_boot import Volumes, disk_events
+from tdxstack.prediction.disk_boot import Start, Volumes, disk_events
 from tdxstack.prediction.firmware import check_firmware, firmware_inputs
 from tdxstack.prediction.hardware import SMBIOS_TABLES, Hardware
 from tdxstack.prediction.keys import Keys
@@ -54,7 +54,9 @@ def predict(launch: Launch, firmware: bytes, machine: Hardware, disk: Path | Non
         inputs = replace(inputs, boot_variables=None, boot_variables_reason=SAVED_ELSEWHERE)
     before, ready = start_events(inputs), ready_to_boot_events(inputs)
     if launch.kernel is None:
-        events = [*before, *ready, *disk_events(disk, contents, machine)]
+        tables, alone = machine.files[SMBIOS_TABLES], len(machine.disks) <= 1
+        start = Start(contents, contents.profile.shown.fat_flush, tables, alone)
+        events = [*before, *ready, *disk_events(disk, start)]
     else:
         program, after = _direct_kernel(launch, launch.kernel, contents, machine, volumes)
         events = [*before, *program, *ready, *after]

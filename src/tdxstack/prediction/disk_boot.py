@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tdxstack.abi.event_log import EV_IPL
 from tdxstack.errors import MalformedError
-from tdxstack.firmware.contents import Contents
+from tdxstack.firmware.variables import KeyState
 from tdxstack.measurement.expected import ExpectedEvent, hashed, unknown_rest
 from tdxstack.measurement.loader_boot import (
     exit_events,
@@ -27,7 +27,6 @@ from tdxstack.prediction.fat import Fat
 from tdxstack.prediction.filesystems import open_fat
 from tdxstack.prediction.grub.follow import GrubBoot, follow
 from tdxstack.prediction.grub.volumes import FIRST_DISK, find_volumes, name_others
-from tdxstack.prediction.hardware import SMBIOS_TABLES, Hardware
 from tdxstack.prediction.keys import Keys, mok_list
 from tdxstack.prediction.partitions import EXTENDED, read_partitions
 from tdxstack.prediction.qcow2 import Disk, open_disk
@@ -46,7 +45,21 @@ USE_KNOWN = "use shim and GRUB, systemd-boot, or a unified kernel image"
 SOURCE, LOADER_DOES = "disk image", "what the boot loader does"
 
 
-def disk_events(disk: Path | None, contents: Contents, machine: Hardware) -> list[ExpectedEvent]:
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What the boot from a disk depends on, besides the disk.
+
+    `keys`: the firmware's. `flushes_fat`: it flushes FAT volumes when boot services end. `smbios_tables`: the
+    VMM's structures, None where they are not known. `one_disk`: the machine has no other.
+    """
+
+    keys: KeyState
+    flushes_fat: bool
+    smbios_tables: bytes | None
+    one_disk: bool
+
+
+def disk_events(disk: Path | None, start: Start) -> list[ExpectedEvent]:
     """The events from the first program of a disk to the kernel's first instruction.
 
     What cannot be known is one event for each register that it concerns, with the reason.
@@ -57,7 +70,7 @@ def disk_events(disk: Path | None, contents: Contents, machine: Hardware) -> lis
         return unknown_rest(LOADER_DOES, SOURCE, "the machine has no disk and no kernel of its own")
     try:
         with open_disk(disk) as opened:
-            found.extend(_DiskBoot(opened, contents, machine).events())
+            found.extend(_DiskBoot(opened, start).events())
     except MalformedError as error:
         found += unknown_rest(LOADER_DOES, SOURCE, error.message)
     return found
@@ -89,15 +102,12 @@ class Volumes:
 class _DiskBoot:
     """One disk, followed from its EFI system partition."""
 
-    def __init__(self, disk: Disk, contents: Contents, machine: Hardware) -> None:
+    def __init__(self, disk: Disk, start: Start) -> None:
         self._table = read_partitions(disk)
         self._esp = Fat(disk, self._table.esp.start)
         self._disk = disk
-        self._contents = contents
-        self._smbios_tables = machine.files[SMBIOS_TABLES]
-        self._alone = len(machine.disks) <= 1
-        self._keys = Keys(contents)
-        self._retried = contents.profile.shown.fat_flush
+        self._start = start
+        self._keys = Keys(start.keys)
 
     def events(self) -> Iterator[ExpectedEvent]:
         loader = self._image(LOADER)
@@ -114,7 +124,7 @@ class _DiskBoot:
             second = self._image(SECOND_STAGE)
             yield from self._load(second, SECOND_STAGE, shim)
             yield from self._run(second, SECOND_STAGE, shim)
-        yield from exit_events(retried=self._retried)
+        yield from exit_events(retried=self._start.flushes_fat)
 
     def _load(self, image: Image, name: str, shim: Shim | None) -> Iterator[ExpectedEvent]:
         """A program that shim loads, or the firmware where there is none."""
@@ -153,9 +163,14 @@ class _DiskBoot:
     def _systemd_boot(self, version: int, itself: str, shim: Shim | None) -> Iterator[ExpectedEvent]:
         partition = next((part for part in self._table.partitions if part.type == EXTENDED), None)
         extended = open_fat(self._disk, partition.start) if partition else None
-        choice = choose(version, itself, self._esp, extended, self._contents)
+        choice = choose(version, itself, self._esp, extended, self._start.keys)
         if version == systemd_boot.NEW:
-            yield from smbios_events(self._smbios_tables)
+            if self._start.smbios_tables is None:
+                raise MalformedError(
+                    f"systemd-boot {version} measures SMBIOS structures, which the platform does not publish",
+                    hint="use systemd-boot 257",
+                )
+            yield from smbios_events(self._start.smbios_tables)
             if choice.configuration is not None:
                 meaning = f"systemd-boot's {systemd_boot.CONFIGURATION}"
                 yield hashed("rtmr1", EV_IPL, choice.configuration, meaning, SOURCE)
@@ -207,7 +222,9 @@ class _DiskBoot:
                 hint="see which directory the signed GRUB was built for",
             )
         # With more disks, it is not known which of them GRUB finds first.
-        volumes = find_volumes(self._disk, self._table.partitions, FIRST_DISK if self._alone else "disk")
+        volumes = find_volumes(
+            self._disk, self._table.partitions, FIRST_DISK if self._start.one_disk else "disk"
+        )
         start, path = volumes[self._table.esp.number], f"/{paths[0].lstrip('/')}"
         others = name_others(self._disk, self._table.partitions, volumes)
         secure_boot = self._keys.enforced

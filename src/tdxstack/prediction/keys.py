@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from tdxstack.errors import MalformedError
-from tdxstack.firmware.contents import Contents
 from tdxstack.firmware.signatures import authority, certificate_list
-from tdxstack.firmware.variables import SecureBoot
+from tdxstack.firmware.variables import KeyState, SecureBoot
 from tdxstack.measurement.event_data import UefiVariable
 from tdxstack.measurement.expected import ExpectedEvent
 from tdxstack.measurement.firmware_boot import IMAGE_SECURITY_DATABASE
@@ -19,9 +18,9 @@ MOK_LIST = "MokListRT"
 class Keys:
     """The keys of one boot. Remembers what was logged: firmware and shim log the same key once each."""
 
-    def __init__(self, contents: Contents) -> None:
-        self.enforced = contents.secure_boot is SecureBoot.ENABLED
-        self._db, self._dbx = databases(contents)
+    def __init__(self, state: KeyState) -> None:
+        self.enforced = state.secure_boot is SecureBoot.ENABLED
+        self._db, self._dbx = databases(state)
         self._logged_by_firmware: set[UefiVariable] = set()
         self._logged_by_shim: set[UefiVariable] = set()
 
@@ -74,9 +73,9 @@ class Keys:
         )
 
 
-def databases(contents: Contents) -> tuple[bytes, bytes]:
+def databases(state: KeyState) -> tuple[bytes, bytes]:
     """db and dbx of a firmware, as signature lists; empty where there is none."""
-    db, dbx = (contents.variables.get((IMAGE_SECURITY_DATABASE, name)) for name in ("db", "dbx"))
+    db, dbx = (state.variables.get((IMAGE_SECURITY_DATABASE, name)) for name in ("db", "dbx"))
     return db.data if db else b"", dbx.data if dbx else b""
 
 

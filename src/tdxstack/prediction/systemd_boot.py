@@ -12,8 +12,7 @@ from fnmatch import fnmatchcase
 from uuid import UUID
 
 from tdxstack.errors import MalformedError
-from tdxstack.firmware.contents import Contents
-from tdxstack.firmware.variables import SecureBoot
+from tdxstack.firmware.variables import KeyState, SecureBoot
 from tdxstack.prediction.boot_entries import HINT, Entry, decode, in_order, pairs, plain_path, read_entries
 from tdxstack.prediction.fat import Fat
 
@@ -66,15 +65,15 @@ class Choice:
         return found
 
 
-def choose(version: int, itself: str, system: Fat, extended: Fat | None, contents: Contents) -> Choice:
+def choose(version: int, itself: str, system: Fat, extended: Fat | None, state: KeyState) -> Choice:
     """What a systemd-boot of that version starts from an EFI system partition, and an extended one.
 
-    `itself` is the path that it was started by, `contents` the firmware. Raises `MalformedError` where that
+    `itself` is the path that it was started by, `state` the firmware's. Raises `MalformedError` where that
     depends on more than the disk and the firmware, or on what is not followed.
     """
     if version not in (OLD, NEW):
         raise _bad(f"version {version} is not followed, only {OLD} and {NEW}")
-    for vendor, name in contents.variables:
+    for vendor, name in state.variables:
         if vendor == VENDOR:
             raise _bad(f"the firmware's variable {name} decides on it, which is not followed")
     for name in system.names(DRIVERS):
@@ -83,7 +82,7 @@ def choose(version: int, itself: str, system: Fat, extended: Fat | None, content
     raw = system.read(CONFIGURATION)
     settings = _settings(decode(raw, CONFIGURATION)) if raw is not None else {}
     enrolls = settings.get("secure-boot-enroll", "") not in NO_ENROLLING and system.names(KEYS)
-    if enrolls and contents.secure_boot is SecureBoot.SETUP:
+    if enrolls and state.secure_boot is SecureBoot.SETUP:
         raise _bad(f"it enrolls the keys in {KEYS} and starts the machine anew")
     if settings.get("timeout") == FORCED_MENU:
         raise _bad(f"{CONFIGURATION} lets its menu wait for a person")

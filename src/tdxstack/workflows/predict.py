@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tdxstack.errors import CommandError, UsageError
+from tdxstack.abi.event_log import EventLog
+from tdxstack.errors import CommandError, UnavailableError, UsageError
 from tdxstack.files import Directories
 from tdxstack.firmware.find import read_image
 from tdxstack.host.module import ModuleFile, Releases, read_sound_module
@@ -18,6 +19,7 @@ from tdxstack.machine.stopped import Launch
 from tdxstack.machine.store import MachineStore
 from tdxstack.measurement.expected import Prediction
 from tdxstack.platform import choose_platform
+from tdxstack.prediction.after_log import SOURCE, predict_after
 from tdxstack.prediction.boot import predict
 from tdxstack.prediction.hardware import Hardware, hardware
 from tdxstack.prediction.qcow2 import backing_file
@@ -39,36 +41,43 @@ MEASURES_NOTHING = (
 class PredictRequest:
     """What to predict: a machine by name, or else one that is made as specified.
 
-    `module` is the TDX module file of the host that will run it; without it MRSEAM is not predicted.
+    `module` is the TDX module file of the host that will run it; without it MRSEAM is not predicted. `log` is
+    that of a TD of a platform whose inputs are not public: only firmware and image of `spec` count then.
     """
 
     name: str = ""
     spec: MachineSpec = field(default_factory=MachineSpec)
     module: Path | None = None
+    log: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PredictResult:
-    """The prediction, of what, and what to know of it besides."""
+    """The prediction, of what, and what to know of it besides.
+
+    `launch` is None for a platform that only a log is known of.
+    """
 
     prediction: Prediction
     emulated: bool
-    launch: Launch
+    firmware: Path
+    launch: Launch | None
     disk: Path | None
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """The document that `tdx predict --json` prints (docs/reference/json.md)."""
+        launch = self.launch
         return {
             "emulated": self.emulated,
             "machine": {
-                "firmware": str(self.launch.firmware),
-                "memory_mib": self.launch.memory_mib,
-                "vcpus": self.launch.vcpus,
+                "firmware": str(self.firmware),
+                "memory_mib": launch.memory_mib if launch else None,
+                "vcpus": launch.vcpus if launch else None,
                 "disk": str(self.disk) if self.disk else None,
-                "kernel": str(self.launch.kernel) if self.launch.kernel else None,
-                "initrd": str(self.launch.initrd) if self.launch.initrd else None,
-                "qemu": self.launch.argv[0],
+                "kernel": str(launch.kernel) if launch and launch.kernel else None,
+                "initrd": str(launch.initrd) if launch and launch.initrd else None,
+                "qemu": launch.argv[0] if launch else None,
             },
         } | self.prediction.to_json()
 
@@ -81,6 +90,37 @@ def predict_machine(request: PredictRequest, surroundings: Surroundings, worksho
     """
     releases = Releases.load()
     module = read_sound_module(request.module, releases) if request.module else None
+    scratch = surroundings.directories.cache / "prediction"
+    if request.log is not None:
+        result = _after_log(request.log, request.spec, workshop, scratch)
+    else:
+        result = _of_machine(request, surroundings, workshop, scratch)
+    if module is None:
+        return result
+    notes = (*result.notes, *_module_notes(module, releases, emulated=result.emulated))
+    return replace(result, prediction=replace(result.prediction, mrseam=module.mrseam), notes=notes)
+
+
+def _after_log(log: Path, spec: MachineSpec, workshop: Workshop, scratch: Path) -> PredictResult:
+    """What a TD will measure on the platform whose log is given."""
+    if spec.firmware is None or spec.image is None:
+        raise UsageError("a log needs the platform's firmware and a disk image", hint="give both")
+    disk = spec.image.path
+    try:
+        events = EventLog.parse(log.read_bytes())
+    except OSError as error:
+        raise UnavailableError(
+            f"{log} cannot be read: {error.strerror}", hint="give the event log (CCEL) of a TD"
+        ) from None
+    with readable(disk, workshop.toolbox, scratch) as form:
+        prediction = predict_after(events, read_image(spec.firmware), form)
+    note = f"{sum(event.source == SOURCE for event in prediction.events)} events are taken from {log}"
+    return PredictResult(prediction, False, spec.firmware, None, disk, (note,))
+
+
+def _of_machine(
+    request: PredictRequest, surroundings: Surroundings, workshop: Workshop, scratch: Path
+) -> PredictResult:
     store = MachineStore(surroundings.directories)
     if request.name:
         state = store.load(request.name)
@@ -92,17 +132,14 @@ def predict_machine(request: PredictRequest, surroundings: Surroundings, worksho
     else:
         launch, emulated, disk = _new_machine(request.spec, surroundings, workshop, store)
     machine = _hardware(launch, surroundings.directories, emulated=emulated)
-    firmware, scratch = read_image(launch.firmware), surroundings.directories.cache / "prediction"
+    firmware = read_image(launch.firmware)
     if disk is None:
         prediction = predict(launch, firmware, machine, None)
     else:
         with readable(disk, workshop.toolbox, scratch) as form:
             prediction = predict(launch, firmware, machine, form)
-    notes = [] if prediction.events else [f"{launch.firmware} {MEASURES_NOTHING}"]
-    if module is not None:
-        prediction = replace(prediction, mrseam=module.mrseam)
-        notes += _module_notes(module, releases, emulated=emulated)
-    return PredictResult(prediction, emulated, launch, disk, tuple(notes))
+    notes = () if prediction.events else (f"{launch.firmware} {MEASURES_NOTHING}",)
+    return PredictResult(prediction, emulated, launch.firmware, launch, disk, notes)
 
 
 def _module_notes(module: ModuleFile, releases: Releases, *, emulated: bool) -> Iterator[str]:

@@ -26,7 +26,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[PredictRequest]:
         requests.append(request)
         launch = Launch.parse(["qemu", "-m", "1024M", "-smp", "1", "-bios", "firmware.fd"])
         prediction = Prediction((), Mrtd(b"m" * 48, b"n" * 48))
-        return PredictResult(prediction, True, launch, None, ("a note",))
+        return PredictResult(prediction, True, launch.firmware, launch, None, ("a note",))
 
     monkeypatch.setattr(predict_module, "predict_machine", predict)
     return requests
@@ -66,6 +66,16 @@ def test_a_machine_by_name_is_predicted_as_it_is(asked: list[PredictRequest], tm
     (tmp_path / "spec").write_text("")
     for words in (("--vcpus", "2"), ("--spec", str(tmp_path / "spec"))):
         assert isinstance(run("td", *words).exception, UsageError)
+
+
+def test_a_log_stands_for_a_platform(asked: list[PredictRequest], tmp_path: Path) -> None:
+    for name in ("log", "firmware", "disk"):
+        (tmp_path / name).write_bytes(b"")
+    words = [f"--{option}={tmp_path / name}" for option, name in (("log", "log"), ("firmware", "firmware"))]
+    assert isinstance(run(*words).exception, UsageError)
+    assert isinstance(run(*words, f"--image={tmp_path / 'disk'}", "--vcpus=2").exception, UsageError)
+    assert run(*words, f"--image={tmp_path / 'disk'}").return_value == 0
+    assert asked[0].log == tmp_path / "log"
 
 
 @pytest.mark.parametrize("words", [("--append", "x"), ("--portable",)])
