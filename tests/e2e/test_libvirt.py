@@ -19,7 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from tdxstack.cli import tdx as command
 from tdxstack.cli.edge import surroundings
 from tdxstack.errors import CommandError, UnavailableError
 from tdxstack.machine.libvirt import Libvirt, Mode, connect
@@ -177,22 +179,39 @@ def test_a_daemon_that_has_gone_is_an_error_at_once(daemon: Libvirtd, library: B
             libvirt.names()
 
 
-def test_an_overlay_is_made_in_the_storage_of_the_host(
-    daemon: Libvirtd, libvirt: Libvirt, workshop: Workshop, place: Path
+def test_the_command_makes_and_removes_what_belongs_to_a_machine(
+    daemon: Libvirtd, library: Binding, workshop: Workshop, place: Path
 ) -> None:
+    """An overlay in a storage pool of libvirt's host, and a machine that runs from it."""
     images = place / "images"
     images.mkdir()
     base = images / "base.raw"
-    daemon.virsh("pool-create-as", "images", "dir", "--target", images)
-    # Behind libvirt's back, as images come.
-    base.write_bytes(b"read from the base".ljust(1 << 20, b"."))
-    overlay = libvirt.make_overlay(base, "raw", "td.qcow2")
-    assert overlay == images / "td.qcow2"
-    qemu_img = workshop.toolbox.program("qemu-img")
-    told = json.loads(run(qemu_img.argv("info", "--output=json", overlay), timeout=SECONDS).stdout)
-    assert (told["format"], told["backing-filename"], told["virtual-size"]) == ("qcow2", str(base), 1 << 20)
-    libvirt.remove_overlay(overlay)
-    assert list(images.iterdir()) == [base]
+    spec = place / "machine.yaml"
+    spec.write_text(f"{{name: cli, kind: legacy, platform: emulated, image: {base}, memory: 512}}")
+    overlay = images / "cli-disk0.qcow2"
+    with daemon.running():
+        daemon.virsh("pool-create-as", "images", "dir", "--target", images)
+        # Behind libvirt's back, as images come.
+        base.write_bytes(b"read from the base".ljust(1 << 20, b"."))
+        tdx(daemon, "create", spec)
+        qemu_img = workshop.toolbox.program("qemu-img")
+        told = json.loads(run(qemu_img.argv("info", "--output=json", overlay), timeout=SECONDS).stdout)
+        backing = (told["format"], told["backing-filename"], told["virtual-size"])
+        assert backing == ("qcow2", str(base), 1 << 20)
+        tdx(daemon, "start", "cli")
+        shown = json.loads(tdx(daemon, "show", "cli", "--json"))
+        assert (shown["state"], list(shown["ports"])) == ("running", ["22"])
+        tdx(daemon, "rm", "cli", "--force")
+        assert list(images.iterdir()) == [base]
+        assert json.loads(tdx(daemon, "list", "--json")) == {"machines": []}
+
+
+def tdx(daemon: Libvirtd, *words: str | Path) -> str:
+    """Run `tdx vm` on machines of the daemon; it must be content."""
+    arguments = ["vm", "--connect", daemon.uri, *map(str, words)]
+    done = CliRunner().invoke(command, arguments, standalone_mode=False, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
 
 
 def test_a_td_is_refused_in_libvirt_s_words_where_there_is_no_tdx(

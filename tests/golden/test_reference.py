@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from tdxstack.cli import tdx
+from tdxstack.cli.vm_libvirt import libvirt
 from tdxstack.verification.boot import BOOT_CHECKS
 from tdxstack.verification.quote import POLICY_CHECKS
 from tdxstack.verification.reference_checks import REFERENCE_CHECKS
@@ -22,6 +23,7 @@ def test_every_command_is_documented_as_its_help_says() -> None:
         [
             "# Commands\n\nGenerated from the commands' own help (`tests/golden/test_reference.py`).\n",
             *pages(tdx, "tdx", None),
+            *pages(libvirt, "tdx vm --connect URI", None),
         ]
     )
     if os.environ.get("TDX_UPDATE_GOLDEN") == "1":
@@ -41,9 +43,8 @@ def test_every_check_is_explained() -> None:
 def pages(command: click.Command, path: str, parent: click.Context | None) -> Iterator[str]:
     """A section for the command and each one below it."""
     settings = command.context_settings
-    with click.Context(
-        command, info_name=path.split()[-1], parent=parent, terminal_width=100, **settings
-    ) as context:
+    word = path if parent is None else path.split()[-1]
+    with click.Context(command, info_name=word, parent=parent, terminal_width=100, **settings) as context:
         yield f"\n## {path}\n\n```text\n{command.get_help(context)}\n```\n"
         if isinstance(command, click.Group):
             for name in command.list_commands(context):

@@ -6,6 +6,7 @@ import click
 
 from tdxstack.cli import LazyGroup
 from tdxstack.cli.sudo import become_invoking_user
+from tdxstack.errors import UsageError
 
 COMMANDS = {
     "create": ("tdxstack.cli.vm_create:create", "Make a machine of a specification, or of options."),
@@ -32,9 +33,43 @@ COMMANDS = {
 }
 
 
-@click.group(cls=LazyGroup, table=COMMANDS)
+class Places(LazyGroup):
+    """Commands on machines here, or, with `--connect`, on those of a libvirt."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return _of_libvirt().list_commands(ctx) if ctx.params.get("connect") else super().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if not ctx.params.get("connect"):
+            return super().get_command(ctx, cmd_name)
+        found = _of_libvirt().get_command(ctx, cmd_name)
+        if found is None and cmd_name in COMMANDS:
+            raise UsageError(
+                f"tdx vm {cmd_name} is for machines here, not for those of a libvirt",
+                hint=f"with --connect there are: {', '.join(self.list_commands(ctx))}",
+            )
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if ctx.params.get("connect"):
+            click.Group.format_commands(self, ctx, formatter)
+        else:
+            super().format_commands(ctx, formatter)
+
+
+@click.group(cls=Places, table=COMMANDS)
+@click.option(
+    "--connect", metavar="URI", is_eager=True, help="Machines of the libvirt at URI, as qemu:///system."
+)
 @click.pass_context
-def vm(ctx: click.Context) -> None:
+def vm(ctx: click.Context, connect: str | None) -> None:
     """Make, list, show, enter and control machines."""
-    if ctx.invoked_subcommand != "create":
+    # A libvirt may let root in only.
+    if ctx.invoked_subcommand != "create" and connect is None:
         become_invoking_user()
+
+
+def _of_libvirt() -> click.Group:
+    from tdxstack.cli.vm_libvirt import libvirt
+
+    return libvirt

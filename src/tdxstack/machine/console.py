@@ -25,7 +25,7 @@ def attach(path: Path, keyboard: int, screen: int) -> None:
     Both are file descriptors. A keyboard that is a terminal is read key by key and left as it was. Input
     ends at its end or at Ctrl-]. Raises `UnavailableError` where the console does not answer.
     """
-    with socket.socket(socket.AF_UNIX) as console, _raw(keyboard):
+    with socket.socket(socket.AF_UNIX) as console, raw_terminal(keyboard):
         try:
             console.connect(str(path))
         except OSError as error:
@@ -60,7 +60,8 @@ def _relay(console: socket.socket, keyboard: int, screen: int) -> None:
 
 
 @contextlib.contextmanager
-def _raw(keyboard: int) -> Iterator[None]:
+def raw_terminal(keyboard: int) -> Iterator[None]:
+    """Read a terminal key by key for a block, and leave it as it was; nothing happens to what is none."""
     if not os.isatty(keyboard):
         yield
         return

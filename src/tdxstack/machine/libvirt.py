@@ -68,6 +68,14 @@ class Libvirt:
         await self.define.aio(build_domain_xml(spec, placement))
 
     @twin
+    async def refuse_taken(self, name: str) -> None:
+        """Raise `UsageError` where there is a domain of that name, whoever made it."""
+        if name in await self._call("list domains", self._all_names):
+            raise UsageError(
+                f"{self._uri} has a domain {name!r} already", hint="choose another name, or remove it first"
+            )
+
+    @twin
     async def define(self, xml: str) -> None:
         """Make a machine of a domain's XML, which libvirt checks against its schema; it is not started.
 
@@ -75,10 +83,7 @@ class Libvirt:
         where it or its QEMU cannot run such a machine.
         """
         name = element(xml).findtext("name", "")
-        if name in await self._call("list domains", self._all_names):
-            raise UsageError(
-                f"{self._uri} has a domain {name!r} already", hint="choose another name, or remove it first"
-            )
+        await self.refuse_taken.aio(name)
         flags = binding.DEFINE_VALIDATE
         await self._call(f"define {name!r}", lambda: self._connection.defineXMLFlags(xml, flags))
 

@@ -173,6 +173,7 @@ class FakeLibvirt:
         """Volumes that a pool finds when it is refreshed."""
         self.delay = 0.0
         self.refuses: FakeError | None = None
+        self.refuses_definitions: FakeError | None = None
         self.capabilities = "<domainCapabilities/>"
         self.version = 12_008_000
         self.closed = False
@@ -209,8 +210,8 @@ class FakeLibvirt:
         return self.capabilities
 
     def defineXMLFlags(self, xml: str, flags: int) -> binding.Domain:
-        if self.refuses:
-            raise self.refuses
+        if refused := self.refuses or self.refuses_definitions:
+            raise refused
         self.domains.append(FakeDomain(self, xml))
         return self.domains[-1]
 

@@ -1,0 +1,88 @@
+"""Machines on a libvirt, from a specification to their removal, with the overlays that belong to them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from tdxstack.errors import TdxError, UsageError
+from tdxstack.machine.allocation import free_port
+from tdxstack.machine.libvirt import Libvirt, Mode
+from tdxstack.machine.libvirt_calls import element
+from tdxstack.machine.libvirt_xml import DomainPlacement, build_domain_xml, fix_ports
+from tdxstack.machine.spec import MachineSpec
+from tdxstack.machine.spec_parts import Disk, DiskFormat
+from tdxstack.platform import Platform
+
+
+def domain_xml(spec: MachineSpec, authorized_key: str) -> str:
+    """What `create` defines: every overlay lies beside its base. Raises `UsageError` for what cannot be.
+
+    Ports that are left to choice are chosen as they are free on this host.
+    """
+    if not spec.name:
+        raise UsageError("the machine has no name", hint="give it one: name in its specification")
+    if spec.image is None and not spec.diskless:
+        raise UsageError(
+            f"machine {spec.name!r} names no image",
+            hint="put one into a storage pool of libvirt's host, and name it: image",
+        )
+    placement = DomainPlacement(
+        platform=spec.platform or Platform.HARDWARE,
+        authorized_key=authorized_key,
+        disks=[_written(spec, number, disk) for number, disk in _disks(spec)],
+        firmware=spec.firmware,
+    )
+    return build_domain_xml(fix_ports(spec, free_port), placement)
+
+
+async def create(libvirt: Libvirt, spec: MachineSpec, authorized_key: str) -> None:
+    """Define a machine and make its overlays, all of it or nothing. Raises as `domain_xml` and libvirt do."""
+    xml = domain_xml(spec, authorized_key)
+    await libvirt.refuse_taken.aio(spec.name)
+    made: list[Path] = []
+    try:
+        for number, disk in _disks(spec):
+            if disk.has_overlay:
+                format_ = (disk.known_format or DiskFormat.RAW).value
+                name = _overlay(spec.name, number)
+                made.append(await libvirt.make_overlay.aio(disk.path, format_, name))
+        await libvirt.define.aio(xml)
+    except BaseException:
+        await _remove_overlays(libvirt, made)
+        raise
+
+
+async def remove(libvirt: Libvirt, name: str, *, force: bool = False) -> None:
+    """Forget a machine that has ended, and delete its overlays; `force` ends it first.
+
+    Raises `UnavailableError` where it runs.
+    """
+    sources = element(await libvirt.xml.aio(name)).iterfind("devices/disk/source")
+    files = [Path(source.get("file", "")) for source in sources]
+    if force:
+        await libvirt.shutdown.aio(name, Mode.FORCE)
+    await libvirt.undefine.aio(name)
+    await _remove_overlays(
+        libvirt, [path for number, path in enumerate(files) if path.name == _overlay(name, number)]
+    )
+
+
+async def _remove_overlays(libvirt: Libvirt, paths: Sequence[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(TdxError):
+            await libvirt.remove_overlay.aio(path)
+
+
+def _disks(spec: MachineSpec) -> list[tuple[int, Disk]]:
+    boot = [] if spec.image is None else [spec.image]
+    return list(enumerate([*boot, *spec.disks]))
+
+
+def _written(spec: MachineSpec, number: int, disk: Disk) -> Path:
+    return disk.path.with_name(_overlay(spec.name, number)) if disk.has_overlay else disk.path
+
+
+def _overlay(name: str, number: int) -> str:
+    return f"{name}-disk{number}.qcow2"
