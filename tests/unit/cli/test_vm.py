@@ -18,7 +18,7 @@ from tdxstack.machine.store import MachineState, MachineStore
 
 STATE = MachineState("one", "emulated", True, 0, 1, "2026-01-01T00:00:00+00:00", ["qemu", "-smp", "2"])
 
-Tdx = Callable[..., tuple[int, str, str]]
+Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def running(store: MachineStore) -> Iterator[MachineStore]:
 
 
 @pytest.fixture
-def tdx(store: MachineStore, capfd: pytest.CaptureFixture[str]) -> Tdx:
+def command(store: MachineStore, capfd: pytest.CaptureFixture[str]) -> Command:
     """Runs a command; gives its exit code and both outputs."""
 
     def run(*words: str) -> tuple[int, str, str]:
@@ -66,38 +66,38 @@ def says(store: MachineStore, event: str, **data: object) -> None:
     store.files("one").events.write_text(json.dumps(document) + "\n")
 
 
-def test_machines_are_listed_with_what_they_do(tdx: Tdx, store: MachineStore) -> None:
+def test_machines_are_listed_with_what_they_do(command: Command, store: MachineStore) -> None:
     store.save(replace(STATE, name="two", started=""))
-    _, out, _ = tdx("vm", "list", "--json")
+    _, out, _ = command("vm", "list", "--json")
     machines = json.loads(out)["machines"]
     assert [(machine["name"], machine["state"], machine["running"]) for machine in machines] == [
         ("one", "ended", False),
         ("two", "created", False),
     ]
-    assert "created" in tdx("vm", "list")[1]
+    assert "created" in command("vm", "list")[1]
 
 
-def test_ended_machine_is_shown_with_the_reason(tdx: Tdx, store: MachineStore) -> None:
+def test_ended_machine_is_shown_with_the_reason(command: Command, store: MachineStore) -> None:
     says(store, "SHUTDOWN", reason="guest-panic")
-    document = json.loads(tdx("vm", "show", "one", "--json")[1])
+    document = json.loads(command("vm", "show", "one", "--json")[1])
     assert document["ended"] == "the machine has shut down: the guest has panicked"
-    assert "the guest has panicked" in tdx("vm", "show", "one")[1]
+    assert "the guest has panicked" in command("vm", "show", "one")[1]
 
 
-def test_events_are_told_and_explained(tdx: Tdx, store: MachineStore) -> None:
+def test_events_are_told_and_explained(command: Command, store: MachineStore) -> None:
     info = {"type": "tdx", "error-code": 0, "message": "no\x1b[31m luck"}
     says(store, "GUEST_PANICKED", info=info)
-    code, out, _ = tdx("vm", "events", "one", "--follow")
+    code, out, _ = command("vm", "events", "one", "--follow")
     assert code == 0
     assert out.startswith("1970-01-01T00:00:01.000+00:00  GUEST_PANICKED")
     assert out.endswith("the TD has reported a fatal error, a panic: 'no luck'\n")
     assert "\x1b" not in out
-    assert json.loads(tdx("vm", "events", "one", "--json")[1])["data"]["info"] == info
+    assert json.loads(command("vm", "events", "one", "--json")[1])["data"]["info"] == info
 
 
-def test_log_has_the_last_line_too(tdx: Tdx, store: MachineStore) -> None:
+def test_log_has_the_last_line_too(command: Command, store: MachineStore) -> None:
     store.files("one").console_log.write_text("firmware\nlogin: ")
-    assert tdx("vm", "log", "one")[1] == "firmware\nlogin: \n"
+    assert command("vm", "log", "one")[1] == "firmware\nlogin: \n"
 
 
 @pytest.mark.parametrize(
@@ -116,55 +116,55 @@ def test_log_has_the_last_line_too(tdx: Tdx, store: MachineStore) -> None:
     ],
 )  # fmt: skip
 def test_dry_run_says_what_would_be_done_and_does_nothing(
-    tdx: Tdx, store: MachineStore, words: list[str], steps: list[str]
+    command: Command, store: MachineStore, words: list[str], steps: list[str]
 ) -> None:
     files = store.files("one")
     known = {"{qmp}": files.monitor, "{files}": files.directory, "{runtime}": files.runtime}
     for place, path in known.items():
         steps = [step.replace(place, str(path)) for step in steps]
-    code, out, err = tdx("vm", *words, "--dry-run", "one")
+    code, out, err = command("vm", *words, "--dry-run", "one")
     assert (code, err) == (0, "")
     assert out.splitlines() == [f"would  one: {step}" for step in steps]
-    document = json.loads(tdx("vm", *words, "--dry-run", "--json", "one")[1])
+    document = json.loads(command("vm", *words, "--dry-run", "--json", "one")[1])
     assert document == {"steps": [{"machine": "one", "text": step} for step in steps]}
     assert store.names() == ["one", "two"]
 
 
 @pytest.mark.parametrize("verb", ["stop", "reboot", "memory-check", "debug", "suspend"])
-def test_every_verb_can_be_tried(tdx: Tdx, verb: str) -> None:
-    assert tdx("vm", verb, "--dry-run", "one")[1].startswith("would  one: ")
+def test_every_verb_can_be_tried(command: Command, verb: str) -> None:
+    assert command("vm", verb, "--dry-run", "one")[1].startswith("would  one: ")
 
 
-def test_many_machines_are_removed_at_once(tdx: Tdx, store: MachineStore) -> None:
-    assert json.loads(tdx("vm", "rm", "one", "two", "one", "--json")[1]) == {"removed": ["one", "two"]}
+def test_many_machines_are_removed_at_once(command: Command, store: MachineStore) -> None:
+    assert json.loads(command("vm", "rm", "one", "two", "one", "--json")[1]) == {"removed": ["one", "two"]}
     assert store.names() == []
 
 
-def test_running_machines_are_not_removed(tdx: Tdx, running: MachineStore) -> None:
-    code, _, err = tdx("vm", "rm", "one", "two")
+def test_running_machines_are_not_removed(command: Command, running: MachineStore) -> None:
+    code, _, err = command("vm", "rm", "one", "two")
     assert code == 3
     assert "machine 'one' is running\nhint: stop it first: tdx vm stop one two" in err
     assert running.names() == ["one", "two"]
 
 
-def test_failures_of_many_are_all_told(tdx: Tdx, store: MachineStore) -> None:
-    code, _, err = tdx("vm", "suspend", "one", "two")
+def test_failures_of_many_are_all_told(command: Command, store: MachineStore) -> None:
+    code, _, err = command("vm", "suspend", "one", "two")
     assert code == 3
     assert "2 of 2 machines: one: machine 'one' is not running any more" in err
     assert "two: machine 'two' is not running any more" in err
-    code, _, err = tdx("vm", "suspend", "one")
+    code, _, err = command("vm", "suspend", "one")
     assert "error: machine 'one' is not running any more" in err
 
 
-def test_one_unknown_name_keeps_the_others_untouched(tdx: Tdx, store: MachineStore) -> None:
-    code, _, err = tdx("vm", "rm", "one", "ghost")
+def test_one_unknown_name_keeps_the_others_untouched(command: Command, store: MachineStore) -> None:
+    code, _, err = command("vm", "rm", "one", "ghost")
     assert (code, store.names()) == (2, ["one", "two"])
     assert "there is no machine 'ghost'" in err
 
 
-def test_machine_in_use_by_another_command(tdx: Tdx, store: MachineStore) -> None:
+def test_machine_in_use_by_another_command(command: Command, store: MachineStore) -> None:
     with store.claim("one"):
-        code, _, err = tdx("vm", "start", "one")
+        code, _, err = command("vm", "start", "one")
     assert code == 3
     assert "machine 'one' is in use by another process" in err
 
@@ -180,21 +180,21 @@ def test_machine_in_use_by_another_command(tdx: Tdx, store: MachineStore) -> Non
     ],
 )
 def test_what_cannot_be_made(
-    tdx: Tdx, store: MachineStore, words: list[str], code: int, message: str
+    command: Command, store: MachineStore, words: list[str], code: int, message: str
 ) -> None:
-    done = tdx("vm", "create", "--dry-run", *words)
+    done = command("vm", "create", "--dry-run", *words)
     assert done[0] == code
     assert message in done[2]
     assert store.names() == ["one", "two"]
 
 
-def test_copy_names_one_machine(tdx: Tdx, store: MachineStore) -> None:
-    code, _, err = tdx("vm", "cp", "here", "ghost:there")
+def test_copy_names_one_machine(command: Command, store: MachineStore) -> None:
+    code, _, err = command("vm", "cp", "here", "ghost:there")
     assert code == 2
     assert "one of 'here' and 'ghost:there' must be NAME:PATH of a machine" in err
 
 
-def test_every_command_of_the_group_is_there(tdx: Tdx) -> None:
+def test_every_command_of_the_group_is_there(command: Command) -> None:
     for name in COMMANDS:
-        code, out, _ = tdx("vm", name, "--help")
+        code, out, _ = command("vm", name, "--help")
         assert (code, out.startswith(f"Usage: tdx vm {name} ")) == (0, True)
