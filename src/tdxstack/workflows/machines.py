@@ -266,7 +266,7 @@ class Launch:
         self._machines = machines
         self._spec = spec
         self._owned = contextlib.ExitStack()
-        self._leash = Leash()
+        self._leash: Leash | None = None
         self._mine = False
         """Whether the name is this launch's, so that what is under it may be removed."""
 
@@ -302,7 +302,7 @@ class Launch:
         await self._machines.sweep()
         with store.claim(name):
             self._machines.refuse_taken(name)
-            self._mine = True
+            self._mine, self._leash = True, Leash()
             self._machines.write_down(plan, autodestroy=True)
             self._owned.enter_context(lock(store.files(name).owner, wait=False))
             await start_machine(store, name, self._machines.now(), leash=self._leash)
@@ -310,7 +310,8 @@ class Launch:
 
     async def _close(self) -> None:
         """End and remove the machine, if there is one by now; may be called again."""
-        self._leash.cut()
+        if self._leash is not None:
+            self._leash.cut()
         if not self._mine:
             return
         name, store = self._spec.name, self._machines.store
