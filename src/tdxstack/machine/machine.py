@@ -23,6 +23,7 @@ from tdxstack.machine.store import MachineFiles, MachineState, MachineStore
 from tdxstack.machine.twin import twin
 from tdxstack.run import Completed, Leash, run_async
 
+START_SECONDS = 60.0
 BOOT_SECONDS = 600.0
 COMMAND_SECONDS = 600.0
 DOWN_SECONDS = 60.0
@@ -81,17 +82,22 @@ class Machine:
         return Ssh(tuple(self._programs("ssh")), port, self.files.ssh_key, self.files.known_hosts)
 
     @twin
-    async def start(self) -> None:
+    async def start(self, *, timeout: float = START_SECONDS) -> None:
         """Start it, with its disk as it was left; return once QEMU runs and answers.
 
-        Raises `UsageError` where it runs already.
+        Raises `UsageError` where it runs already. It is ended where that takes longer than `timeout` seconds.
         """
         self._store.require(self.name)
         with self._store.claim(self.name):
             if self.is_running:
                 hint = f"stop it first: tdx vm stop {self.name}"
                 raise UsageError(f"machine {self.name!r} is running already", hint=hint)
-            await start_machine(self._store, self.name, self._clock(), leash=self._leash)
+            try:
+                async with asyncio.timeout(timeout):
+                    await start_machine(self._store, self.name, self._clock(), leash=self._leash)
+            except TimeoutError:
+                complaint = f"machine {self.name!r} had not started after {timeout:g} s"
+                raise CommandError(complaint, hint=f"see {self.files.qemu_log}") from None
 
     @twin
     async def state(self) -> str:

@@ -308,6 +308,14 @@ def test_machine_whose_qemu_ends_at_once_can_be_started_again(machines: Machines
     vm.start()
 
 
+def test_start_that_takes_too_long_leaves_nothing_running(machines: Machines, parts: Parts) -> None:
+    parts.mode = "hangs"
+    vm = machines.create(SPEC)
+    with pytest.raises(CommandError, match=r"machine 'vm' had not started after 0.3 s"):
+        vm.start(timeout=0.3)
+    assert vm.state() == "ended"
+
+
 @pytest.mark.parametrize("after", [0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.15, 0.2])
 def test_interrupt_of_a_launch_leaves_nothing(machines: Machines, parts: Parts, after: float) -> None:
     """At whatever point it comes."""
