@@ -41,6 +41,8 @@ class DomainPlacement:
     """SSH public key that may enter, one line; empty for none that tdx hands in."""
     disks: Sequence[Path]
     """What each disk writes to: the image first, unless the machine is diskless."""
+    overlays: Sequence[Path] = ()
+    """Those of `disks` that belong to the machine, and go with it."""
     emulator: Path | None = None
     """QEMU; None for libvirt's own choice."""
     firmware: Path | None = None
@@ -63,7 +65,9 @@ def build_domain_xml(spec: MachineSpec, placement: DomainPlacement) -> str:
     domain = Element("domain", {"type": "kvm" if hardware else "qemu"})
     _text(domain, "name", spec.name)
     metadata = SubElement(domain, "metadata")
-    SubElement(metadata, f"{{{METADATA}}}machine", {"kind": spec.kind.value})
+    mark = SubElement(metadata, f"{{{METADATA}}}machine", {"kind": spec.kind.value})
+    for overlay in placement.overlays:
+        SubElement(mark, f"{{{METADATA}}}overlay", {"path": _absolute(overlay)})
     if spec.sgx:
         # An EPC section is a memory device, for which libvirt wants slots.
         _text(
@@ -111,6 +115,12 @@ def refusals(spec: MachineSpec, placement: DomainPlacement) -> Iterator[str]:
     for number, nic in enumerate(spec.nics):
         if any(forward.host == 0 for forward in nic.forwards):
             yield f"nics.{number}.forwards: libvirt forwards ports by their numbers"
+
+
+def overlays_of(domain: Element) -> list[Path]:
+    """The `DomainPlacement.overlays` that a domain was made with."""
+    found = domain.iterfind(f"metadata/{{{METADATA}}}machine/{{{METADATA}}}overlay")
+    return [Path(overlay.get("path", "")) for overlay in found]
 
 
 def fix_ports(spec: MachineSpec, free_port: Callable[[], int]) -> MachineSpec:

@@ -10,7 +10,7 @@ from tdxstack.errors import TdxError, UsageError
 from tdxstack.machine.allocation import free_port
 from tdxstack.machine.libvirt import Libvirt, Mode
 from tdxstack.machine.libvirt_calls import element
-from tdxstack.machine.libvirt_xml import DomainPlacement, build_domain_xml, fix_ports
+from tdxstack.machine.libvirt_xml import DomainPlacement, build_domain_xml, fix_ports, overlays_of
 from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.spec_parts import Disk, DiskFormat
 from tdxstack.platform import Platform
@@ -32,6 +32,7 @@ def domain_xml(spec: MachineSpec, authorized_key: str) -> str:
         platform=spec.platform or Platform.HARDWARE,
         authorized_key=authorized_key,
         disks=[_written(spec, number, disk) for number, disk in _disks(spec)],
+        overlays=[_written(spec, number, disk) for number, disk in _disks(spec) if disk.has_overlay],
         firmware=spec.firmware,
     )
     return build_domain_xml(fix_ports(spec, free_port), placement)
@@ -59,14 +60,11 @@ async def remove(libvirt: Libvirt, name: str, *, force: bool = False) -> None:
 
     Raises `UnavailableError` where it runs.
     """
-    sources = element(await libvirt.xml.aio(name)).iterfind("devices/disk/source")
-    files = [Path(source.get("file", "")) for source in sources]
+    overlays = overlays_of(element(await libvirt.xml.aio(name)))
     if force:
         await libvirt.shutdown.aio(name, Mode.FORCE)
     await libvirt.undefine.aio(name)
-    await _remove_overlays(
-        libvirt, [path for number, path in enumerate(files) if path.name == _overlay(name, number)]
-    )
+    await _remove_overlays(libvirt, overlays)
 
 
 async def _remove_overlays(libvirt: Libvirt, paths: Sequence[Path]) -> None:

@@ -86,6 +86,16 @@ def test_a_machine_s_life(world: FakeLibvirt, spec: str, tmp_path: Path) -> None
     assert volumes(world) == ["/images/more.qcow2", "/images/web.qcow2"]
 
 
+def test_a_disk_that_is_no_overlay_outlives_its_machine(world: FakeLibvirt, tmp_path: Path) -> None:
+    """Also one that is called as an overlay would be."""
+    path = tmp_path / "web.yaml"
+    path.write_text("{name: web, kind: efi, image: {path: /images/web-disk0.qcow2, overlay: false}}")
+    world.volumes.append(FakeVolume(world, "/images/web-disk0.qcow2"))
+    assert run("create", str(path)).exit_code == 0
+    assert run("rm", "web").exit_code == 0
+    assert "/images/web-disk0.qcow2" in volumes(world)
+
+
 def test_a_machine_that_runs_is_removed_by_force(world: FakeLibvirt, web: FakeDomain) -> None:
     run("start", "web")
     assert run("rm", "web", "--force").exit_code == 0
