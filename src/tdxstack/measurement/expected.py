@@ -74,12 +74,14 @@ def unknown_rest(meaning: str, source: str, reason: str) -> list[ExpectedEvent]:
 class Prediction:
     """All events in the order in which they are logged, and MRTD in both orders of adding pages.
 
-    `mrseam` has 48 bytes; None where it is not said which TDX module will run.
+    `mrseam` has 48 bytes; None where it is not said which TDX module will run. `guess` says what release the
+    firmware is taken for where its image does not say so; else empty.
     """
 
     events: tuple[ExpectedEvent, ...]
     mrtd: Mrtd
     mrseam: bytes | None = None
+    guess: str = ""
 
     @property
     def registers(self) -> Mapping[str, bytes | None]:

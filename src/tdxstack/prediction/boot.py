@@ -32,6 +32,7 @@ HEADER_OPEN = (
     "QEMU writes into the kernel's header; whether it does so for a TD cannot be asked here, as none starts"
 )
 NO_SECOND_INITRD = "a unified kernel image brings its own initrd, and does not start with another from QEMU"
+NO_RELEASE = "does not say which release of edk2 it is; by what it holds, it is taken for"
 SAVED_ELSEWHERE = "this firmware, built without Secure Boot, restores variables from NvVars on the disk"
 
 
@@ -60,7 +61,8 @@ def predict(launch: Launch, firmware: bytes, machine: Hardware, disk: Path | Non
     else:
         program, after = _direct_kernel(launch, launch.kernel, contents, machine, volumes)
         events = [*before, *program, *ready, *after]
-    return Prediction(tuple(events), mrtd(firmware))
+    guess = "" if contents.profile_exact else f"{launch.firmware} {NO_RELEASE} {contents.profile.name}"
+    return Prediction(tuple(events), mrtd(firmware), guess=guess)
 
 
 def _volumes(launch: Launch, disk: Path | None) -> Volumes:

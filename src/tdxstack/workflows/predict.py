@@ -138,7 +138,8 @@ def _of_machine(
     else:
         with readable(disk, workshop.toolbox, scratch) as form:
             prediction = predict(launch, firmware, machine, form)
-    notes = () if prediction.events else (f"{launch.firmware} {MEASURES_NOTHING}",)
+    silent = "" if prediction.events else f"{launch.firmware} {MEASURES_NOTHING}"
+    notes = tuple(note for note in (prediction.guess, silent) if note)
     return PredictResult(prediction, emulated, launch.firmware, launch, disk, notes)
 
 

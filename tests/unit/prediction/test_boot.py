@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -315,6 +316,14 @@ def test_variables_on_the_disk_count_for_a_firmware_without_secure_boot(tmp_path
     prediction = of_disk(path, firmware_images.firmware(files=plain))
     assert any("NvVars" in event.reason for event in prediction.unpredicted)
     assert not any("NvVars" in event.reason for event in of_disk(path).unpredicted)
+
+
+def test_a_firmware_without_a_release_is_taken_for_the_nearest(tmp_path: Path) -> None:
+    unnamed = firmware_images.firmware(files=firmware_images.dxe_files(version="mine"))
+    guess = of_disk(disk(tmp_path), unnamed).guess
+    assert guess.startswith("firmware.fd does not say which release of edk2 it is")
+    assert re.search(r"taken for edk2-stable20\d{4}$", guess)
+    assert of_disk(disk(tmp_path)).guess == ""
 
 
 def test_a_firmware_that_measures_nothing_leaves_zeros() -> None:
