@@ -75,7 +75,13 @@ async def ssh_port(files: MachineFiles) -> int:
 
 def why_ended(files: MachineFiles) -> str:
     """Why QEMU is not there any more, as a clause: from its events, else the end of its log."""
-    reasons = [reason for event in EventLog(files.events).read() if (reason := ending(event))]
+    reasons: list[str] = []
+    for event in EventLog(files.events).read():
+        if event.name == "RESET":
+            # What went before was another life of the guest's.
+            reasons.clear()
+        elif reason := ending(event):
+            reasons.append(reason)
     if reasons:
         # What a guest said of itself comes before QEMU's own end, and says more.
         return next((reason for reason in reasons if "shut down" not in reason), reasons[-1])

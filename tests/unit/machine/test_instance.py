@@ -207,6 +207,19 @@ def test_reset_gives_a_guest_another_life(store: MachineStore, program: Path) ->
         stop(store)
 
 
+def test_the_end_of_an_earlier_life_is_no_reason(store: MachineStore) -> None:
+    files = store.prepare("td")
+    stamp = {"timestamp": {"seconds": 1, "microseconds": 0}}
+    off = {"event": "SHUTDOWN", "data": {"reason": "guest-shutdown"}}
+    for event in (off, {"event": "RESET"}):
+        with files.events.open("a") as file:
+            file.write(json.dumps(event | stamp) + "\n")
+    assert why_ended(files) == "QEMU has ended without a word, as if killed"
+    with files.events.open("a") as file:
+        file.write(json.dumps(off | stamp) + "\n")
+    assert why_ended(files) == "the machine has shut down: the guest has powered it off"
+
+
 def test_violation_that_is_only_reported_is_shown(store: MachineStore, program: Path) -> None:
     begin(store, program, "may-violate")
     lines: list[str] = []
