@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tdxstack.errors import CommandError, UnavailableError
 from tdxstack.machine.machine import Machine
+from tdxstack.machine.readiness import greets
 from tdxstack.platform import Platform
 from tdxstack.qemu import monitor
 from tdxstack.run import command_line
@@ -93,12 +94,15 @@ async def close(machine: Machine) -> None:
 
 async def _ask_guest(machine: Machine) -> tuple[str, str, int | None]:
     """The kernel's version, the distribution, and how far the kernel was moved; as far as the guest tells."""
+    if not await greets(machine.record.ssh_port):
+        # Not booted yet, halted, or without a network; the stub works all the same.
+        return "", "", None
     script = '. /etc/os-release; uname -r; echo "$ID"; grep -m1 " _text$" /proc/kallsyms'
     try:
         done = await machine.run.aio(["sh", "-c", script], timeout=SECONDS)
         kernel, distribution, text = done.stdout.decode(errors="replace").splitlines()[:3]
         address = int(text.split()[0], 16)
     except (UnavailableError, ValueError):
-        # It may be halted, not have booted yet, or be no Linux; the stub works all the same.
+        # No Linux, or one that does not say.
         return "", "", None
     return kernel, distribution, address - LINK_ADDRESS if address else None

@@ -13,6 +13,7 @@ import pytest
 
 from tdxstack.errors import CommandError, UnavailableError
 from tdxstack.files import lock
+from tdxstack.machine import debug as debug_module
 from tdxstack.machine.debug import close, debug
 from tdxstack.machine.machine import Machine
 from tdxstack.machine.store import MachineStore
@@ -45,6 +46,14 @@ class Qemu:
 def running(store: MachineStore) -> Iterator[MachineStore]:
     with lock(store.files("td").lock):
         yield store
+
+
+@pytest.fixture(autouse=True)
+def entered(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def greets(_port: int) -> bool:
+        return True
+
+    monkeypatch.setattr(debug_module, "greets", greets)
 
 
 def machine(store: MachineStore, tmp_path: Path, guest: str = GUEST) -> Machine:
@@ -81,6 +90,18 @@ def test_guest_that_cannot_be_asked_is_debugged_without_symbols(
     found = asyncio.run(debug(machine(running, tmp_path, guest)))
     assert (found.offset, found.package) == (None, "")
     assert "symbol-file" not in " ".join(found.command)
+
+
+def test_guest_that_has_not_booted_is_not_waited_for(
+    running: MachineStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def greets(_port: int) -> bool:
+        return False
+
+    monkeypatch.setattr(debug_module, "greets", greets)
+    monkeypatch.setattr(monitor, "connect", Qemu(running.files("td").gdb).connect)
+    found = asyncio.run(debug(machine(running, tmp_path, "#!/bin/sh\nsleep 60\n")))
+    assert (found.kernel, found.offset) == ("", None)
 
 
 def test_kernel_that_hides_its_addresses_has_no_offset(
