@@ -226,7 +226,8 @@ class Libvirt:
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
         def until_one_ends(work: Callable[[], None]) -> None:
-            with contextlib.suppress(self._library.libvirtError):
+            # A console or a terminal that goes away ends it as well.
+            with contextlib.suppress(self._library.libvirtError, OSError):
                 work()
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(ended.set)

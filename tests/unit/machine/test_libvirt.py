@@ -278,6 +278,21 @@ def test_a_console_is_joined_with_both_sides(world: FakeLibvirt, td: FakeDomain,
     assert (bytes(shown), world.stream.heard) == (b"login: ", b"root\n")
 
 
+def test_a_console_ends_with_its_screen(world: FakeLibvirt, td: FakeDomain, libvirt: Libvirt) -> None:
+    world.stream.said = [b"login: "]
+    never = threading.Event()
+
+    def gone(data: bytes) -> None:
+        raise BrokenPipeError
+
+    def read() -> bytes:
+        never.wait()
+        return b""
+
+    libvirt.console("td", read, gone)
+    never.set()
+
+
 CAPABLE = """<domainCapabilities><features><tdx supported='yes'/><launchSecurity supported='yes'>
 <enum name='sectype'><value>sev</value><value>tdx</value></enum></launchSecurity>
 </features></domainCapabilities>"""
