@@ -13,7 +13,6 @@ from tdxstack.cli import json_option, print_json
 from tdxstack.cli.this_machine import machine_names, open_machine
 from tdxstack.cli.vm_control import dry_run_option, steps_document, timeout_option
 from tdxstack.errors import UsageError
-from tdxstack.machine.console import attach
 from tdxstack.machine.machine import COMMAND_SECONDS
 from tdxstack.run import command_line
 
@@ -94,7 +93,7 @@ def console(name: str) -> None:
     machine.require_running()
     if sys.stdin.isatty():
         click.echo(f"console of {name}; Ctrl-] leaves it", err=True)
-    attach(machine.files.console_socket, sys.stdin.fileno(), sys.stdout.fileno())
+    machine.attach_console(sys.stdin.fileno(), sys.stdout.fileno())
 
 
 def _words(command: tuple[str, ...]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tdxstack.errors import CommandError, UnavailableError, UsageError
-from tdxstack.machine import control, readiness
+from tdxstack.machine import console, control, readiness
 from tdxstack.machine.control import ASK_SECONDS, NO_REBOOT, RebootMode, StopMode
 from tdxstack.machine.events import Event, EventLog
 from tdxstack.machine.instance import LONGEST_WAIT, until, why_ended
@@ -118,6 +118,11 @@ class Machine:
             return self.files.console_log.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return ""
+
+    def attach_console(self, keyboard: int, screen: int) -> None:
+        """Join two file descriptors with its serial console until one of the three ends, or Ctrl-] comes."""
+        self.require_running()
+        console.attach(self.files.console_socket, keyboard, screen)
 
     @twin
     async def wait_for_state(self, *states: str, timeout: float = DOWN_SECONDS) -> str:
