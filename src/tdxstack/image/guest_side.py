@@ -19,6 +19,26 @@ ZIPAPP = "usr/lib/tdxstack/tdx-guest.pyz"
 _TIME = (1980, 1, 1, 0, 0, 0)
 _MAIN = b'import runpy\n\nrunpy.run_module("tdxstack.evidence", run_name="__main__", alter_sys=True)\n'
 _UNITS = "/etc/systemd/system"
+# For guests that were not made here; sshd takes the first value that it finds.
+_KEY_OF_THE_HOST = b"""\
+# The key of whoever starts the machine, besides those that are in the image.
+AuthorizedKeysFile /sys/firmware/qemu_fw_cfg/by_name/opt/org.tdxstack/authorized_key/raw .ssh/authorized_keys
+PermitRootLogin prohibit-password
+"""
+_READY = b"""\
+[Unit]
+Description=Tell the console that the guest can be reached
+Wants=network-online.target
+After=network-online.target ssh.service sshd.service cloud-config.service
+
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/echo "tdxstack: ready"
+StandardOutput=journal+console
+
+[Install]
+WantedBy=multi-user.target
+"""
 _EVIDENCE = ("tdx-guest", "60-tdxstack.rules")
 _ENABLED = (
     ("multi-user.target.wants", f"{_UNITS}/tdxstack-ready.service"),
@@ -86,7 +106,7 @@ def guest_files(package: Path, distribution: Distribution) -> list[GuestFile]:
 
 
 def evidence_files(package: Path) -> list[GuestFile]:
-    """What offers evidence in a guest that was not made here: the program, and units that udev starts."""
+    """What a guest that was not made here needs for `tdx up`: evidence, the host's key, and to say so."""
     templates = package / "image/guest"
     paths = [path for path in templates.rglob("*") if path.is_file()]
     wanted = [path for path in paths if path.name.startswith("tdxstack-evidence") or path.name in _EVIDENCE]
@@ -96,8 +116,14 @@ def evidence_files(package: Path) -> list[GuestFile]:
         )
         for path in wanted
     ]
-    found.append(GuestFile(ZIPAPP, zipapp(package)))
-    found.append(GuestFile("etc/modules-load.d/tdx-guest.conf", b"tdx_guest\n"))
+    unit = "etc/systemd/system/tdxstack-ready.service"
+    found += [
+        GuestFile(ZIPAPP, zipapp(package)),
+        GuestFile("etc/modules-load.d/tdx-guest.conf", b"tdx_guest\nqemu_fw_cfg\n"),
+        GuestFile("etc/ssh/sshd_config.d/10-tdxstack.conf", _KEY_OF_THE_HOST),
+        GuestFile(unit, _READY),
+        GuestFile("etc/systemd/system/multi-user.target.wants/tdxstack-ready.service", link=f"/{unit}"),
+    ]
     return sorted(found, key=lambda file: file.path)
 
 

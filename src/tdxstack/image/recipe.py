@@ -208,17 +208,32 @@ class CloudInit(_Strict):
     meta_data: ReadableFile | None = None
 
 
-class Base(_Strict):
-    """An existing disk image to customise: a file, or an address with its checksum."""
+class Mkosi(_Strict):
+    """What mkosi is to make."""
 
+    distribution: Literal["alma", "centos", "debian", "fedora", "rocky", "ubuntu"]
+    release: Annotated[str, Field(pattern=r"^[A-Za-z0-9.]{1,32}$")]
+    mirror: Annotated[str, Field(pattern=r"^https?://[!-~]+$")] | None = None
+    packages: Annotated[
+        list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9+._/:=~-]*$")]],
+        BeforeValidator(_listed),
+        Field(min_length=1),
+    ]
+    """All but what the distribution's smallest system has: also the kernel, systemd and sshd."""
+
+
+class Base(_Strict):
+    """A disk image to customise: a file, an address with its checksum, or what mkosi makes."""
+
+    mkosi: Mkosi | None = None
     image: ReadableFile | None = None
     url: Annotated[str, Field(pattern=r"^https?://[!-~]+$")] | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if (self.image is None) == (self.url is None):
-            raise ValueError("give either image or url")
+        if (self.image is not None) + (self.url is not None) + (self.mkosi is not None) != 1:
+            raise ValueError("give one of image, url and mkosi")
         if self.url is not None and self.sha256 is None:
             raise ValueError("sha256: what is downloaded needs its checksum")
         return self

@@ -56,6 +56,17 @@ TOOLSETS = {
     "partitions": Toolset(("fdisk",)),
     "qemu-img": Toolset(("qemu-utils",)),
     "verity": Toolset(("erofs-utils", "cryptsetup-bin")),
+    # the tools of mkosi, and mkosi itself; essential packages, which no other names, as far as it runs them
+    "mkosi": Toolset(
+        (
+            *("mkosi", "apt", "bash", "ca-certificates", "coreutils", "cpio", "dash", "diffutils", "dnf"),
+            *("distribution-gpg-keys", "dosfstools", "dpkg", "e2fsprogs", "fdisk", "findutils", "grep"),
+            *("debian-archive-keyring", "gzip", "kmod", "mtools", "perl-base", "sed", "sqv", "tar", "udev"),
+            *("systemd-boot-efi", "systemd-container", "systemd-repart", "systemd-ukify", "ubuntu-keyring"),
+            *("base-files", "base-passwd", "debianutils", "hostname", "init-system-helpers", "libc-bin"),
+            *("ncurses-bin", "sysvinit-utils", "uidmap", "util-linux", "xz-utils", "zstd"),
+        )
+    ),
     "uki": Toolset(("systemd-ukify",)),
     "secure-boot": Toolset(("sbsigntool", "libfaketime", "python3-virt-firmware")),
     "ssh": Toolset(("openssh-client",)),

@@ -11,7 +11,7 @@ from tdxstack.image import built
 from tdxstack.image.built import Image
 from tdxstack.image.distribution import BOOT_LOADERS, ESSENTIAL
 from tdxstack.image.packages import Lock, names, takes_backports
-from tdxstack.image.recipe import Format, ImageRecipe
+from tdxstack.image.recipe import Base, Format, ImageRecipe
 from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.spec_parts import DirectKernel, Disk
 from tdxstack.measurement.reference import Reference
@@ -73,7 +73,9 @@ def build_image(request: BuildRequest, surroundings: Surroundings, report: Repor
         image = workshop.image(request.recipe, refresh=request.refresh, lock=lock)
     else:
         cache = make_private(surroundings.directories.cache / "image")
-        image = build_on_base(request.recipe, request.recipe.base, cache, workshop.toolbox, report)
+        image = build_on_base(
+            request.recipe, request.recipe.base, cache, workshop.toolbox, request.mirror, report
+        )
     differences: list[str] = []
     if request.verify:
         differences = _differences(image, request, workshop, surroundings, report)
@@ -89,7 +91,7 @@ def plan_build(request: BuildRequest, surroundings: Surroundings) -> list[str]:
     """What `build_image` would make of what, in words; nothing is fetched or written."""
     recipe = request.recipe
     if recipe.base is not None:
-        return [f"base: {recipe.base.image or recipe.base.url}", *_plan_files(request)]
+        return [f"base: {_origin(recipe.base)}", *_plan_files(request)]
     workshop = _workshop(request, surroundings, silent)
     _checked_lock(request, workshop)
     origin = workshop.origin(recipe)
@@ -111,6 +113,12 @@ def plan_build(request: BuildRequest, surroundings: Surroundings) -> list[str]:
     if request.verify:
         steps.append("built a second time from nothing, and compared")
     return steps
+
+
+def _origin(base: Base) -> str:
+    if base.mkosi is not None:
+        return f"{base.mkosi.distribution} {base.mkosi.release}, made by mkosi"
+    return str(base.image or base.url)
 
 
 def _plan_files(request: BuildRequest) -> list[str]:

@@ -10,24 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tdxstack.errors import CommandError, MalformedError, UnavailableError, UsageError
-from tdxstack.image import built, disk
+from tdxstack.image import built, disk, mkosi
 from tdxstack.image.additions import base_additions
 from tdxstack.image.build import PACKAGE, VERSION
 from tdxstack.image.built import Image
 from tdxstack.image.disk import Tools
+from tdxstack.image.distribution import DISTRIBUTIONS
 from tdxstack.image.guest_side import GuestFile
 from tdxstack.image.kernel import missing_options
-from tdxstack.image.recipe import Base, ImageRecipe
+from tdxstack.image.recipe import Base, ImageRecipe, Mkosi
 from tdxstack.prediction.ext4 import Ext4
 from tdxstack.prediction.partitions import read_partitions
 from tdxstack.prediction.qcow2 import Disk, image_format, open_disk
 from tdxstack.run import Report, run
-from tdxstack.toolbox.archive import stanzas
+from tdxstack.toolbox.archive import archive_of, stanzas
 from tdxstack.toolbox.programs import Toolbox
 from tdxstack.workflows.image_change import E2FSCK_REPAIRED
 
 _DOWNLOAD_SECONDS = 2 * 60 * 60.0
 _SECONDS = 10 * 60.0
+_MKOSI_NEED = 4 << 30
 _QUOTE = str.maketrans({'"': '""'})
 
 
@@ -41,14 +43,16 @@ class _Found:
     packages: dict[str, str]
 
 
-def build_on_base(recipe: ImageRecipe, base: Base, cache: Path, toolbox: Toolbox, report: Report) -> Image:
+def build_on_base(
+    recipe: ImageRecipe, base: Base, cache: Path, toolbox: Toolbox, mirror: str, report: Report
+) -> Image:
     """The image of a `recipe` with a `base`, built below `cache` if it is not there yet.
 
     Raises `UsageError` where the base has no root file system that can be changed, or not the checksum of the
     recipe, `UnavailableError` for a kernel that cannot be a TD guest's.
     """
     with built.only_builder(cache, report):
-        source = base.image or _downloaded(base, cache, report)
+        source = _source(base, cache, toolbox, mirror, report)
         digest = built.sha256(source)
         if base.sha256 not in (None, digest):
             raise UsageError(f"{source} has SHA-256 {digest}, not {base.sha256}", hint="correct the recipe")
@@ -78,6 +82,9 @@ def debugfs_commands(files: Sequence[GuestFile], staging: Path, present: set[str
                 yield f"mkdir {_quoted(directory)}"
         if file.path in present:
             yield f"rm {_quoted(file.path)}"
+        if file.link:
+            yield f"symlink {_quoted(file.path)} {file.link}"
+            continue
         yield f"write {staging / str(number)} {_quoted(file.path)}"
         for field, value in (("mode", f"0100{file.mode:o}"), ("uid", "0"), ("gid", "0")):
             yield f"set_inode_field {_quoted(file.path)} {field} {value}"
@@ -144,13 +151,23 @@ def _missing_options(opened: Disk) -> dict[str, list[str]]:
     for partition in read_partitions(opened).partitions:
         with contextlib.suppress(MalformedError):
             system = Ext4(opened, partition.start)
-            # the root file system, or one of its own for /boot
-            for directory in ("/boot", "/"):
-                for name in system.names(directory) if system.is_directory(directory) else ():
-                    if name.startswith("config-"):
-                        config = system.read(f"{directory}/{name}") or b""
-                        found[name.removeprefix("config-")] = missing_options(config.decode(errors="replace"))
+            for version, path in _configurations(system):
+                config = (system.read(path) or b"").decode(errors="replace")
+                found[version] = missing_options(config)
     return dict(sorted(found.items()))
+
+
+def _configurations(system: Ext4) -> Iterator[tuple[str, str]]:
+    """Version and path of the kernels' configurations: of a root file system, or one of its own for /boot."""
+    for directory in ("/boot", "/"):
+        for name in system.names(directory) if system.is_directory(directory) else ():
+            if name.startswith("config-"):
+                yield name.removeprefix("config-"), f"{directory}/{name}"
+    modules = "/usr/lib/modules"
+    for version in system.names(modules) if system.is_directory(modules) else ():
+        path = f"{modules}/{version}"
+        if version not in (".", "..") and system.is_directory(path) and "config" in system.names(path):
+            yield version, f"{path}/config"
 
 
 def _look(opened: Disk, source: Path) -> _Found:
@@ -195,7 +212,8 @@ def _put(tools: Tools, raw: Path, start: int, files: Sequence[GuestFile], work: 
     with open_disk(raw) as opened:
         system = Ext4(opened, start)
         for file in files:
-            if system.read(f"/{file.path}") != file.data:
+            wanted = system.read(file.link) if file.link else file.data
+            if system.read(f"/{file.path}") != wanted:
                 said = done.stderr.decode(errors="replace").splitlines()[1:]
                 raise CommandError(
                     f"/{file.path} could not be put into the image: {'; '.join(said)[:200]}",
@@ -227,6 +245,32 @@ def _check(tools: Tools, system: str, how: str) -> None:
     if done.returncode and not (how == "-p" and done.returncode == E2FSCK_REPAIRED):
         text = (done.stdout + done.stderr).decode(errors="replace").strip().splitlines()
         raise CommandError(f"the base's file system is damaged: {' '.join(text[-1:])[:200]}")
+
+
+def _source(base: Base, cache: Path, toolbox: Toolbox, mirror: str, report: Report) -> Path:
+    if base.image is not None:
+        return base.image
+    if base.mkosi is not None:
+        return _made(base.mkosi, cache, toolbox, mirror, report)
+    return _downloaded(base, cache, report)
+
+
+def _made(wanted: Mkosi, cache: Path, toolbox: Toolbox, mirror: str, report: Report) -> Path:
+    """What mkosi makes, kept by what it was asked for."""
+    sources = ""
+    if wanted.distribution in DISTRIBUTIONS:
+        mirror = wanted.mirror or mirror
+        archive = archive_of(Path("/"), wanted.distribution, wanted.release, mirror=mirror)
+        sources = archive.sources(archive.stable)
+    asked = json.dumps(mkosi.configuration(wanted, sources))
+    place = cache / "bases" / f"mkosi-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.raw"
+    if not place.exists():
+        place.parent.mkdir(exist_ok=True)
+        with built.workspace(cache, _MKOSI_NEED) as work:
+            log, packages = cache / "mkosi.log", cache / "mkosi-packages"
+            made = mkosi.build(wanted, sources, packages, toolbox, work, log=log, report=report)
+            made.replace(place)
+    return place
 
 
 def _downloaded(base: Base, cache: Path, report: Report) -> Path:

@@ -18,6 +18,7 @@ from tdxstack.image.recipe import (
     Format,
     ImageRecipe,
     Kernel,
+    Mkosi,
     Root,
     User,
     parse_recipe,
@@ -110,9 +111,11 @@ format: raw
         ("{root: verity-ext4, boot: uki, size: 4G}", "document: size: a verified root is as large"),
         ("secure_boot: own", "document: secure_boot: only what boots as uki"),
         ("{boot: uki, secure_boot: absent}", "secure_boot: absent is no directory of keys"),
-        ("base: {}", "base: give either image or url"),
+        ("base: {}", "base: give one of image, url and mkosi"),
         ("base: {url: 'https://x.invalid/y'}", "base: sha256: what is downloaded needs its checksum"),
         ("base: {url: 'ftp://x.invalid/y'}", "base.url: "),
+        ("base: {mkosi: {distribution: debian, release: trixie}}", "base.mkosi.packages: Field required"),
+        ("base: {mkosi: {distribution: slackware}}", "base.mkosi.distribution: 'slackware' is not one of"),
         ("base: {image: absent}", "base.image: absent is no file"),
         ("{base: {url: 'https://x/y', sha256: AA}}", "base.sha256: "),
         ("kernel: vanilla", "kernel.origin: 'vanilla' is not one of default, distribution, backports"),
@@ -175,6 +178,7 @@ def test_the_reference_has_every_key() -> None:
         "cloud_init": CloudInit,
         "kernel": Kernel,
         "base": Base,
+        "base.mkosi": Mkosi,
     }
     known = set(ImageRecipe.model_fields) - {"kernel"}
     known |= {f"{key}.{name}" for key, model in parts.items() for name in model.model_fields}
@@ -193,5 +197,6 @@ def test_examples_are_recipes(page: Path, tmp_path: Path) -> None:
     (tmp_path / "enable-nginx.sh").write_text("")
     (tmp_path / "deploy.pub").write_text(KEY)
     (tmp_path / "user.yaml").write_text("")
+    (tmp_path / "debian-13-genericcloud-amd64.qcow2").write_text("")
     for example in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL):
-        assert parse_recipe(example.encode(), tmp_path).name == "web"
+        assert parse_recipe(example.encode(), tmp_path).name in ("web", "cloud")

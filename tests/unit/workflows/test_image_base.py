@@ -7,8 +7,9 @@ from typing import cast
 import pytest
 
 from tdxstack.errors import UnavailableError, UsageError
+from tdxstack.image import mkosi
 from tdxstack.image.guest_side import GuestFile
-from tdxstack.image.recipe import Base, ImageRecipe
+from tdxstack.image.recipe import Base, ImageRecipe, Mkosi
 from tdxstack.run import Argv, Completed, silent
 from tdxstack.toolbox.programs import Toolbox
 from tdxstack.workflows import image_base
@@ -37,8 +38,15 @@ def test_directories_are_made_and_files_replaced() -> None:
     ]
 
 
+def test_links_are_made() -> None:
+    files = [GuestFile("etc/units/x", link="/etc/x")]
+    assert list(debugfs_commands(files, Path("/work"), {"etc", "etc/units"})) == [
+        'symlink "/etc/units/x" /etc/x'
+    ]
+
+
 def build(base: Base, cache: Path) -> None:
-    build_on_base(ImageRecipe(base=base), base, cache, cast(Toolbox, None), silent)
+    build_on_base(ImageRecipe(base=base), base, cache, cast(Toolbox, None), "", silent)
 
 
 def test_another_file_than_the_recipe_means_is_refused(tmp_path: Path) -> None:
@@ -46,6 +54,25 @@ def test_another_file_than_the_recipe_means_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"has SHA-256 {hashlib.sha256(b'other').hexdigest()}, not 00"):
         image = {"image": str(tmp_path / "cloud.img"), "sha256": "0" * 64}
         build(Base.model_validate(image), tmp_path / "cache")
+
+
+def test_what_mkosi_makes_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def mkosi_build(wanted: Mkosi, sources: str, *_: object, **__: object) -> Path:
+        made.append(wanted.release)
+        (tmp_path / "base.raw").write_bytes(b"disk")
+        return tmp_path / "base.raw"
+
+    monkeypatch.setattr(mkosi, "build", mkosi_build)
+    monkeypatch.setattr(image_base, "_make", lambda *_: (_ for _ in ()).throw(UsageError("enough")))
+    wanted = {"distribution": "fedora", "packages": ["systemd"]}
+    for release in ("42", "42", "43"):
+        base = Base.model_validate({"mkosi": wanted | {"release": release}})
+        with pytest.raises(UsageError, match="enough"):
+            build(base, tmp_path / "cache")
+    assert made == ["42", "43"]
+    assert [path.suffix for path in (tmp_path / "cache/bases").iterdir()] == [".raw", ".raw"]
 
 
 def test_an_address_that_does_not_answer_leaves_nothing(
