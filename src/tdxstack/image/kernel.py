@@ -59,14 +59,13 @@ def guest_kernel(recipe: ImageRecipe, tree: Path) -> GuestKernel:
         names = archive.getnames()
 
         def read(path: str) -> bytes:
-            for attempt in (path, f"etc/alternatives/{Path(path).name}"):
-                try:
-                    member = archive.extractfile(f"./{attempt}")
-                except KeyError:
-                    continue
-                if member is not None:
-                    return member.read()
-            raise MalformedError(f"the guest's packages have no file {path}", hint="use another --mirror")
+            try:
+                member = archive.extractfile(f"./{path}")
+            except KeyError:
+                member = None
+            if member is None:
+                raise MalformedError(f"the guest's packages have no file {path}", hint="use another --mirror")
+            return member.read()
 
         prefix = "./boot/vmlinuz-"
         versions = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]

@@ -16,7 +16,6 @@ from tdxstack.image.distribution import (
     ESSENTIAL,
     SYSTEM,
     VERITY_PACKAGES,
-    Distribution,
 )
 from tdxstack.image.recipe import ImageRecipe
 from tdxstack.run import Report, run, silent
@@ -42,14 +41,9 @@ class Selection:
     """Whose EFI programs are used; not installed."""
 
     @property
-    def installed(self) -> list[Deb]:
-        """What the guest has."""
-        return [*self.essential, *self.others]
-
-    @property
     def all(self) -> list[Deb]:
         """Everything that goes into an image, by name."""
-        return sorted([*self.installed, *self.loaders], key=lambda deb: deb.name)
+        return sorted([*self.essential, *self.others, *self.loaders], key=lambda deb: deb.name)
 
     def identities(self) -> list[str]:
         """What tells this selection from every other."""
@@ -110,7 +104,7 @@ class Lock:
 
 def names(recipe: ImageRecipe, distribution: str, release: str) -> list[str]:
     """What is asked of apt for `recipe`, besides the essential packages and the boot loaders."""
-    wanted = [*SYSTEM, *_kernel(recipe, DISTRIBUTIONS[distribution], release), *recipe.packages]
+    wanted = [*SYSTEM, *_kernel(recipe, distribution, release), *recipe.packages]
     if recipe.root.verified:
         wanted += VERITY_PACKAGES
     if recipe.cloud_init is not None:
@@ -157,7 +151,7 @@ def select_locked(recipe: ImageRecipe, lock: Lock, apt: AptRoot, report: Report 
     `UsageError` where the recipe asks for a package that the lock has not.
     """
     known = {name for group in lock.groups.values() for name in group}
-    asked = {bare_name(name) for name in names(recipe, lock.distribution, lock.release)}
+    asked = {_bare_name(name) for name in names(recipe, lock.distribution, lock.release)}
     if asked - known:
         raise UsageError(
             f"the lock file does not have {', '.join(sorted(asked - known))}",
@@ -180,7 +174,7 @@ def select_locked(recipe: ImageRecipe, lock: Lock, apt: AptRoot, report: Report 
     return Selection(**groups)
 
 
-def bare_name(package: str) -> str:
+def _bare_name(package: str) -> str:
     """The name in `name=version` or `name/suite`."""
     return package.partition("=")[0].partition("/")[0]
 
@@ -190,17 +184,16 @@ def local_digests(recipe: ImageRecipe) -> list[str]:
     return [_sha256(path) for path in recipe.kernel.debs]
 
 
-def _kernel(recipe: ImageRecipe, distribution: Distribution, release: str) -> Sequence[str]:
-    kernel = recipe.kernel
+def _kernel(recipe: ImageRecipe, distribution: str, release: str) -> Sequence[str]:
+    kernel, known = recipe.kernel, DISTRIBUTIONS[distribution]
     if kernel.debs:
         return ("kmod", "linux-base")
-    name = next(name for name, known in DISTRIBUTIONS.items() if known is distribution)
-    if takes_backports(recipe, name, release):
+    if takes_backports(recipe, distribution, release):
         suffix = f"={kernel.version}" if kernel.version else f"/{release}-backports"
-        return [f"{package}{suffix}" for package in distribution.backported_kernel]
+        return [f"{package}{suffix}" for package in known.backported_kernel]
     if kernel.origin == "backports":
-        raise UsageError(f"{name} has no backported kernel", hint="leave out kernel: backports")
-    return [f"{package}={kernel.version}" if kernel.version else package for package in distribution.kernel]
+        raise UsageError(f"{distribution} has no backported kernel", hint="leave out kernel: backports")
+    return [f"{package}={kernel.version}" if kernel.version else package for package in known.kernel]
 
 
 def _local(path: Path) -> Deb:
