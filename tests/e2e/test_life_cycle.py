@@ -1,25 +1,24 @@
-"""What is done to a machine that runs, seen from inside it. The machine is this file's own."""
+"""What commands do to a machine that runs, seen from inside it: the TD that the acceptance suite uses too."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tdxstack.machine.spec_parts import Kind
+from tdxstack.testing.machines import Laboratory
 from tdxstack.testing.runner import Tdx
 
-NAME = "controlled"
+NAME = "shared-td"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def machine(tdx: Tdx, emulator_binary: Path) -> Iterator[None]:
-    tdx.run("up", "--name", NAME, "--platform", "emulated", "--yes")
-    yield
-    tdx.run("down", NAME, "--force")
+def machine(laboratory: Laboratory) -> None:
+    assert laboratory.shared(Kind.TD).name == NAME
 
 
 def test_exec_passes_words_output_and_exit_code(tdx: Tdx) -> None:
@@ -75,15 +74,14 @@ def test_the_console_shows_what_the_guest_writes(tdx: Tdx) -> None:
         console.wait()
 
 
-@pytest.mark.parametrize("force", [(), ("--force",)], ids=["asked", "reset"])
-def test_a_rebooted_td_is_measured_anew(tdx: Tdx, force: tuple[str, ...]) -> None:
+def test_a_td_that_is_reset_is_measured_anew(tdx: Tdx) -> None:
     """The boot gives the same registers, and what was extended while the TD ran is gone."""
     unused = "00" * 48
     assert registers(tdx)["rtmr3"] == unused
     tdx.run("vm", "exec", NAME, "tdx-guest", "extend", "--rtmr", "3", "--digest", "11" * 48)
     before = registers(tdx)
     assert before["rtmr3"] != unused
-    tdx.run("vm", "reboot", *force, "--timeout", "300", NAME)
+    tdx.run("vm", "reboot", "--force", "--timeout", "300", NAME)
     assert registers(tdx) == before | {"rtmr3": unused}
 
 

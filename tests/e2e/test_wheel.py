@@ -30,8 +30,8 @@ def test_a_case_runs_where_there_is_no_checkout(site: Path, emulator_binary: Pat
     origin = [*python, "-c", "import tdxstack.testing.suite as suite; print(suite.__file__)"]
     found = subprocess.run(origin, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert found.stdout.startswith(str(site))
-    command = [*python, "-m", "tdxstack", "test", "status.guest-side", "--platform", "emulated", "--json"]
+    command = [*python, "-m", "tdxstack", "test", "end[td-force]", "--platform", "emulated", "--json"]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert [(case["id"], case["status"]) for case in document["cases"]] == [("status.guest-side", "ok")]
+    assert [(case["id"], case["status"]) for case in document["cases"]] == [("power.end[td-force]", "ok")]

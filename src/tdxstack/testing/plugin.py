@@ -15,12 +15,17 @@ import pytest
 from tdxstack.errors import TdxError
 from tdxstack.host_access import RealHost
 from tdxstack.platform import Platform, PlatformChoice, choose_platform, why_no_tdx
+from tdxstack.testing.machines import Laboratory
 from tdxstack.testing.runner import Recording, Tdx
 
 MARKERS = (
     "e2e: boots machines; set on all that uses them",
     "hardware: needs TDX hardware; skipped elsewhere",
     "emulated: is about emulated TDs; skipped on hardware",
+    "slow: takes more than half a minute where TDs are emulated",
+    "td: starts TDs",
+    "efi: starts ordinary machines with EFI firmware",
+    "legacy: starts ordinary machines with a BIOS",
 )
 CHOICE = pytest.StashKey[PlatformChoice]()
 KEPT = pytest.StashKey[Tdx]()
@@ -92,9 +97,23 @@ def emulator_binary(tdx: Tdx) -> Path:
 
 
 @pytest.fixture(scope="session")
-def recording(tdx: Tdx, emulator_binary: Path) -> Recording:
+def recording(tdx: Tdx, platform: PlatformChoice) -> Recording:
     """The main job, once: the machine `recorded` goes on running."""
-    document = tdx.json("up", "--name", "recorded", "--platform", "emulated", "--yes")
+    # Hardware's quotes need Intel's collateral.
+    fetched = [] if platform.emulated else ["--fetch"]
+    words = ("up", "--name", "recorded", "--platform", platform.platform.value, "--yes", *fetched)
+    document = tdx.json(*words)
     copy = tdx.data / "recording"
     shutil.copytree(tdx.files("recorded"), copy, ignore=shutil.ignore_patterns("disk.qcow2"))
     return Recording(document, copy, tdx.data / "tdxstack")
+
+
+@pytest.fixture(scope="session")
+def laboratory(tdx: Tdx, platform: PlatformChoice, tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
+    """Machines of every kind, shared and small ones."""
+    directory = tmp_path_factory.mktemp("laboratory")
+    firmware = directory / "setup.fd"
+    tdx.run("firmware", "enroll", "--setup-mode", "--output", str(firmware))
+    if platform.emulated:
+        tdx.run("emulator", "build", "--yes")
+    return Laboratory(tdx.surroundings, platform, firmware, directory)
