@@ -8,11 +8,12 @@ from typing import Any
 
 from tdxstack.qemu import probe
 from tdxstack.qemu.capabilities import CONFIDENTIAL_GUEST_RESET
-from tdxstack.run import run
+from tdxstack.run import converse
 
 SECONDS = 30.0
 
 _QUESTIONS = ({"execute": "qom-list-types"}, {"execute": "query-qmp-schema"})
+_RETURN = '{"return":'
 _TD_TYPES = ("tdx-guest", "tdx-tcg-guest")
 
 
@@ -47,7 +48,11 @@ def ask(qemu: Sequence[str]) -> Abilities:
     Raises `UnavailableError` where it is missing, `CommandError` where it does not answer as QEMU does.
     """
     argv, questions = probe.command(qemu, _QUESTIONS)
-    return parse(qemu[0], run(argv, input=questions, timeout=SECONDS).stdout)
+    *asked, _ = questions.decode().splitlines()
+    # One by one, and not told to quit: a QEMU that ends drops what its reader has not taken yet.
+    with converse(argv, timeout=SECONDS) as conversation:
+        answers = [f"{_RETURN} {conversation.ask(question, _RETURN)}" for question in asked]
+    return parse(qemu[0], "\n".join(answers).encode())
 
 
 def parse(name: str, output: bytes) -> Abilities:
