@@ -146,7 +146,9 @@ async def until(condition: Callable[[], bool], timeout: float, complaint: str, h
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_WAIT)
     except TimeoutError:
-        raise CommandError(complaint, hint=hint) from None
+        # Somebody else may have kept the event loop busy all the while.
+        if not condition():
+            raise CommandError(complaint, hint=hint) from None
 
 
 async def _until_monitor(files: MachineFiles) -> None:

@@ -207,6 +207,17 @@ def test_reset_gives_a_guest_another_life(store: MachineStore, program: Path) ->
         stop(store)
 
 
+def test_what_came_true_while_the_loop_was_busy_counts() -> None:
+    async def wait_beside_a_busy_one() -> None:
+        true_after = time.monotonic() + 0.1
+        waiting = asyncio.create_task(instance.until(lambda: time.monotonic() > true_after, 0.2, "never"))
+        await asyncio.sleep(0)
+        time.sleep(0.4)  # noqa: ASYNC251 - what a caller should not do
+        await waiting
+
+    asyncio.run(wait_beside_a_busy_one())
+
+
 def test_the_end_of_an_earlier_life_is_no_reason(store: MachineStore) -> None:
     files = store.prepare("td")
     stamp = {"timestamp": {"seconds": 1, "microseconds": 0}}
