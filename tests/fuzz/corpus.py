@@ -64,7 +64,8 @@ def corpus() -> dict[str, tuple[bytes, ...]]:
         b"10 %s %s %s\n" % (b"ab" * 20, name.encode(), text) for name, (_, text) in test_ima_log.TEXTS.items()
     )
     aael = (test_aael.packed(b"a b c"), test_aael.INIT + b"\na b c\n")
-    cel = (test_cel.packed(), test_cel.packed(1, 1, 11), test_cel.as_json(test_cel.document()))
+    cel_cbor = tuple(test_cel.as_cbor(test_cel.cbor_record(other)) for other in ({}, {9: 4, 10: {0: 2}}))
+    cel = (test_cel.packed(), test_cel.packed(1, 1, 11), test_cel.as_json(test_cel.document()), *cel_cbor)
     events = tuple(_event(kind, data) for kind, data, _ in test_describe.WORDS)
     inputs = {
         "aael": aael,

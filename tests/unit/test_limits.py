@@ -25,7 +25,7 @@ from tdxstack.errors import MalformedError
 from tdxstack.measurement.describe import describe
 from tdxstack.measurement.logs import read_log
 from tdxstack.measurement.signature_list import X509
-from tests.unit.abi.test_cel import as_json, document
+from tests.unit.abi.test_cel import as_cbor, as_json, cbor_record, document
 from tests.unit.abi.test_cel import packed as cel_record
 from tests.unit.abi.test_hcl_report import packed as hcl_report
 from tests.unit.abi.test_ima_log import NG
@@ -76,6 +76,9 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes, bytes]] = {
     "one IMA line": (parse_ima, b"1 %s ima-modsig 00 /" % (b"0" * 40), b" "),
     "CEL records": (parse_cel, b"", cel_record(digest=b"")),
     "CEL lines": (parse_cel, b"", as_json(document())[1:-1] + b"\n"),
+    "CEL records in CBOR": (parse_cel, b"", as_cbor(cbor_record({3: []}))[1:]),
+    "CBOR items": (parse_cel, b"\x9a\xff\xff\xff\xff", b"\0"),
+    "CBOR content": (parse_cel, b"\xa5\0\0\1\0\3\x80\x09\x05\x0a\xa2\0\0\1\x5a\0\xff\xff\0", b"\0"),
     "empty lines": (parse_cel, b"{}", b"\n"),
     "JSON objects": (parse_cel, b"[", b'{"":0},'),
     "JSON depth": (parse_cel, b"", b"["),
@@ -111,7 +114,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes, bytes]] = {
 ONE_BY_ONE = ("IMA entries", "IMA entries without data", "IMA lines")
 """Kept no longer than it takes to read the next: judged on 1 MiB, as each costs the same."""
 
-HALF_OF_ALL = ("CEL records", "CEL lines")
+HALF_OF_ALL = ("CEL records", "CEL records in CBOR", "CEL lines")
 """Judged on 1 MiB too: that is about half of the records that there may be."""
 
 

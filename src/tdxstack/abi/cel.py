@@ -1,8 +1,11 @@
-"""The TCG Canonical Event Log (CEL), in its TLV and its JSON encoding.
+"""The TCG Canonical Event Log (CEL), in its TLV, its CBOR and its JSON encoding.
 
-Sources: TCG Canonical Event Log Format 1.0, sections 4 and 5; google/go-eventlog `cel/` for registers of
-confidential computing (type 108) and Container-Optimized OS (content 80); systemd `tpm2-util.c` for its log
-of JSON records, each behind a record separator (RFC 7464). In TLVs a type is 1 byte, a length 4, big-endian.
+Sources: TCG Canonical Event Log Format 1.0, sections 4 and 5; 1.1, section 5.2, for CBOR; google/go-eventlog
+`cel/` for registers of confidential computing (type 108) and Container-Optimized OS (content 80); systemd
+`tpm2-util.c` for its log of JSON records, each behind a record separator (RFC 7464).
+In TLVs a type is 1 byte, a length 4, big-endian. In CBOR a log is an array of records, or they follow each
+other (RFC 8742); a record is the map {0: recnum, 1: pcr or 2: nv_index, 3: digests, 9: content_type,
+10: content}, a digest the map {0: hashAlg, 1: digest}.
 """
 
 from __future__ import annotations
@@ -14,14 +17,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tdxstack.abi.binary import Reader
+from tdxstack.abi.cbor import MajorType, read_head, read_item
 from tdxstack.errors import MalformedError
 
 RECNUM, PCR, NV_INDEX, DIGESTS, CCMR = 0, 1, 2, 3, 108
+CONTENT_TYPE, CONTENT = 9, 10
+"""Keys of the CBOR encoding alone; in TLVs the type of the content is the type of the last."""
+
 REGISTER_KINDS = {PCR: "pcr", NV_INDEX: "nv_index", CCMR: "ccmr"}
 
 _REGISTER_TYPES = {bytes((kind,)) for kind in REGISTER_KINDS}
 
-CONTENT_NAMES = {4: "cel", 5: "pcclient_std", 7: "ima_template", 8: "ima_tlv", 80: "cos"}
+CONTENT_NAMES = {4: "cel", 5: "pcclient_std", 7: "ima_template", 8: "ima_tlv", 9: "systemd", 80: "cos"}
 CONTENT_TYPES = {name: number for number, name in CONTENT_NAMES.items()}
 
 ALGORITHMS = {
@@ -35,11 +42,16 @@ _ALGORITHM_IDS = {name: number for number, (name, _) in ALGORITHMS.items()}
 
 MAX_RECORDS = 1 << 16
 MAX_JSON = 1 << 20
-"""Bytes of one JSON text; what it is turned into costs up to thirty times as much."""
+"""Bytes of one JSON text, or of CBOR turned into one; what it becomes costs up to thirty times as much."""
+MAX_ITEMS = 1 << 12
+"""CBOR items of one record; one with eight digests and an event of firmware takes 55."""
 
 RECORD_SEPARATOR = b"\x1e"
+_CBOR_START = b"\xa5\x00"
+"""A record in CBOR: a map of five, the number first."""
+
 DAMAGED = "the log is damaged"
-NOT_A_LOG = "give a canonical event log in TLV or JSON"
+NOT_A_LOG = "give a canonical event log in TLV, CBOR or JSON"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +65,8 @@ class CelRecord:
     | 3           | digests, each a TLV with the low byte of the algorithm's id as its type     |
     | other       | content, see `CONTENT_NAMES`; what it holds are TLVs again                 |
 
-    `content_type` is the name, or the number in decimal digits. `content` are the bytes; what JSON holds that
-    the TLV encoding has no form for (systemd's), is JSON.
+    `content_type` is the name, or the number in decimal digits. `content` are the bytes; what JSON or CBOR
+    hold that the TLV encoding has no form for, is JSON.
     """
 
     number: int
@@ -102,34 +114,36 @@ def read_tlvs(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def is_cel(data: bytes) -> bool:
-    """Whether `data` starts as a canonical event log does: a number of 1 to 8 bytes, or its JSON."""
+    """Whether `data` starts as a canonical event log does: a number of 1 to 8 bytes, its CBOR or its JSON."""
     start = data[:1024].lstrip(b" \t\r\n" + RECORD_SEPARATOR)
     if start[:1] in (b"{", b"["):
         return all(data.find(key, 0, MAX_JSON) >= 0 for key in (b'"content_type"', b'"digests"'))
+    if _is_cbor(data):
+        reader = Reader(data[:16], "CEL")
+        try:
+            major, _, count = read_head(reader)
+        except MalformedError:
+            return False
+        return (reader.peek(2) if major == MajorType.ARRAY and count else data[:2]) == _CBOR_START
     size = int.from_bytes(data[:5], "big")  # the type of a number is zero
     register = data[5 + size : 9 + size] if 1 <= size <= 8 else b""
     return register[:1] in _REGISTER_TYPES and register[1:] == bytes(3)
 
 
 def parse_cel(data: bytes) -> tuple[CelRecord, ...]:
-    """The records of a log in TLV or JSON encoding (a list, or one document after a separator or line each).
+    """The records of a log in TLV, CBOR or JSON encoding (a list, or one document a separator or line).
 
-    Raises `MalformedError`, which names the offset or the record; also for the CBOR encoding.
+    Raises `MalformedError`, which names the offset or the record.
     """
     if not data:
         raise MalformedError("CEL: it is empty", hint=NOT_A_LOG)
     if data.lstrip(b" \t\r\n" + RECORD_SEPARATOR)[:1] in (b"{", b"["):
         return _json_records(data)
-    if 0x80 <= data[0] <= 0xBF:
-        raise MalformedError(
-            f"CEL: it starts with CBOR byte {data[0]:#x}",
-            hint="the CBOR encoding is not supported; " + NOT_A_LOG,
-        )
     reader = Reader(data, "CEL")
+    one_by_one = _cbor_records(reader) if _is_cbor(data) else _tlv_records(reader)
     records: list[CelRecord] = []
     digests = 0
-    while reader.remaining:
-        record = _tlv_record(reader)
+    for record in one_by_one:
         digests += len(record.digests)
         if digests > MAX_RECORDS or len(records) == MAX_RECORDS:
             raise MalformedError(
@@ -137,6 +151,11 @@ def parse_cel(data: bytes) -> tuple[CelRecord, ...]:
             )
         records.append(record)
     return tuple(records)
+
+
+def _tlv_records(reader: Reader) -> Iterator[CelRecord]:
+    while reader.remaining:
+        yield _tlv_record(reader)
 
 
 def _tlv_record(reader: Reader) -> CelRecord:
@@ -182,6 +201,97 @@ def _digest(algorithm: int, digest: bytes, where: str) -> tuple[int, bytes]:
             f"CEL: digest of algorithm 0x{algorithm:02x} and {len(digest)} bytes {where}", hint=DAMAGED
         )
     return algorithm, digest
+
+
+def _is_cbor(data: bytes) -> bool:
+    return data[:1] != b"" and data[0] >> 5 in (MajorType.ARRAY, MajorType.MAP)
+
+
+def _cbor_records(reader: Reader) -> Iterator[CelRecord]:
+    if reader.peek(1)[0] >> 5 == MajorType.ARRAY:
+        for _ in range(read_head(reader)[2]):
+            yield _cbor_record(reader)
+        reader.end()
+    while reader.remaining:
+        yield _cbor_record(reader)
+
+
+def _cbor_record(reader: Reader) -> CelRecord:
+    at = reader.offset
+    where = f"at offset {at}"
+    record = read_item(reader, MAX_ITEMS)
+    if not isinstance(record, dict):
+        raise MalformedError(f"CEL: no record, which is a CBOR map, {where}", hint=NOT_A_LOG)
+    kind = next((kind for kind in REGISTER_KINDS if kind in record), None)
+    number, register = _number(record.get(RECNUM)), _number(record.get(kind))
+    digests, content_type = record.get(DIGESTS), _number(record.get(CONTENT_TYPE))
+    if (
+        number is None
+        or kind is None
+        or register is None
+        or not isinstance(digests, list)
+        or content_type is None
+    ):
+        raise MalformedError(
+            f"CEL: the record {where} lacks one of: pcr, nv_index or ccmr; recnum; digests; content_type",
+            hint=NOT_A_LOG if at <= 9 else DAMAGED,
+        )
+    name = CONTENT_NAMES.get(content_type, str(content_type))
+    return CelRecord(
+        number,
+        REGISTER_KINDS[kind],
+        register,
+        tuple(_cbor_digest(digest, where) for digest in digests),
+        name,
+        _cbor_content(name, record.get(CONTENT), reader.offset - at, where),
+        register_size=1 if register < 256 else 8,
+    )
+
+
+def _cbor_digest(item: object, where: str) -> tuple[int, bytes]:
+    if isinstance(item, dict):
+        algorithm, digest = item.get(0), item.get(1)
+        if isinstance(algorithm, int) and isinstance(digest, bytes):
+            return _digest(algorithm, digest, f"in the record {where}")
+    raise MalformedError(f"CEL: the record {where} has a digest without hashAlg and digest", hint=DAMAGED)
+
+
+def _cbor_content(content_type: str, content: object, size: int, where: str) -> bytes:
+    """Bytes as they are; the TLV form of what has one; else JSON."""
+    if isinstance(content, bytes):
+        return content
+    if isinstance(content, dict):
+        first, second = content.get(0), content.get(1)
+        if isinstance(second, bytes):
+            if content_type == "pcclient_std" and isinstance(first, int):
+                return _firmware_event(first, second, f"the record {where}")
+            if content_type == "ima_template" and isinstance(first, str):
+                return tlv(0, first.encode()) + tlv(1, second)
+    if size > MAX_JSON:
+        raise MalformedError(
+            f"CEL: the record {where} has {size} bytes, at most {MAX_JSON} are read where content of type "
+            f"{content_type!r} is no byte string",
+            hint="give the log in TLV encoding",
+        )
+    return json.dumps(_plain(content), separators=(",", ":")).encode("ascii")
+
+
+def _plain(value: object) -> object:
+    """What JSON has a form for: bytes as hexadecimal digits, keys as text."""
+    match value:
+        case bytes():
+            return value.hex()
+        case list():
+            return [_plain(one) for one in value]
+        case dict():
+            return {str(_plain(key)): _plain(one) for key, one in value.items()}
+    return value
+
+
+def _firmware_event(event_type: int, event_data: bytes, where: str) -> bytes:
+    if not 0 <= event_type < 1 << 32:
+        raise MalformedError(f"CEL: {where} has event type {event_type}", hint=DAMAGED)
+    return tlv(0, event_type.to_bytes(4, "big")) + tlv(1, event_data)
 
 
 def _json_records(data: bytes) -> tuple[CelRecord, ...]:
@@ -248,7 +358,7 @@ def _json_record(document: object, place: int) -> CelRecord:
 
 
 def _number(value: object) -> int | None:
-    return value if isinstance(value, int) and 0 <= value < 1 << 64 else None
+    return value if type(value) is int and 0 <= value < 1 << 64 else None
 
 
 def _json_digest(document: object, place: int) -> tuple[int, bytes]:
@@ -264,9 +374,7 @@ def _json_content(content_type: str, content: object, place: int) -> bytes:
     if isinstance(content, dict):
         event_type, event_data = content.get("event_type"), content.get("event_data")
         if content_type == "pcclient_std" and isinstance(event_type, int) and isinstance(event_data, str):
-            if not 0 <= event_type < 1 << 32:
-                raise MalformedError(f"CEL: record {place} has event type {event_type}", hint=DAMAGED)
-            return tlv(0, event_type.to_bytes(4, "big")) + tlv(1, _json_bytes(event_data, place))
+            return _firmware_event(event_type, _json_bytes(event_data, place), f"record {place}")
         name, template = content.get("template_name"), content.get("template_data")
         if content_type == "ima_template" and isinstance(name, str) and isinstance(template, str):
             return tlv(0, name.encode("utf-8", "replace")) + tlv(1, _json_bytes(template, place))

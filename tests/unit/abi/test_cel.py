@@ -5,6 +5,7 @@ import hashlib
 import json
 import struct
 
+import cbor2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,25 +72,86 @@ def test_json_of_firmware_events() -> None:
     assert list(read_tlvs(record.content)) == [(0, b"\x80\0\0\7"), (1, b"ab")]
 
 
-def test_log_of_systemd() -> None:
+def test_log_like_that_of_systemd() -> None:
     """Records behind separators, without numbers, and content that has no TLV form."""
     content = {"eventType": "phase", "string": "enter-initrd"}
-    one = document(content_type="systemd", content=content)
+    one = document(content_type="phases", content=content)
     del one["recnum"]
     log = b"".join(b"\x1e" + json.dumps(one).encode() + b"\n" for _ in range(2))
     assert is_cel(log)
     records = parse_cel(log)
     assert [record.number for record in records] == [0, 1]
     assert json.loads(records[0].content) == content
-    with pytest.raises(MalformedError, match="'systemd' has no TLV encoding"):
+    with pytest.raises(MalformedError, match="'phases' has no TLV encoding"):
         records[0].to_bytes()
+
+
+def cbor_record(changes: dict[int, object] | None = None) -> dict[int, object]:
+    record: dict[int, object] = {
+        0: 7,
+        1: 10,
+        3: [{0: 0x0C, 1: DIGEST}],
+        9: 7,
+        10: {0: "ima-ng", 1: b"\0\xff"},
+    }
+    return record | (changes or {})
+
+
+def as_cbor(*records: object) -> bytes:
+    return cbor2.dumps(records, canonical=True)
+
+
+def test_cbor() -> None:
+    """Written by another encoder; equal to the same records in the other encodings."""
+    expected = parse_cel(as_json(document()))
+    log = as_cbor(cbor_record())
+    assert is_cel(log)
+    assert parse_cel(log) == expected
+    assert parse_cel(b"".join(record.to_bytes() for record in parse_cel(log))) == expected
+    one = cbor2.dumps(cbor_record(), canonical=True)
+    assert is_cel(one)
+    assert parse_cel(one * 3) == parse_cel(as_cbor(*[cbor_record()] * 3)) == expected * 3
+    assert is_cel(as_cbor(*[cbor_record()] * 300))
+    assert parse_cel(as_cbor(*[cbor_record()] * 300)) == expected * 300
+    assert parse_cel(as_cbor()) == ()
+
+
+def test_cbor_of_firmware_events() -> None:
+    (record,) = parse_cel(as_cbor(cbor_record({9: 5, 10: {0: 0x80000007, 1: b"ab"}})))
+    assert record.content_type == "pcclient_std"
+    assert list(read_tlvs(record.content)) == [(0, b"\x80\0\0\7"), (1, b"ab")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "name", "expected"),
+    [
+        (8, b"\0tlv", "ima_tlv", b"\0tlv"),
+        (9, b'{"eventType":"phase"}', "systemd", b'{"eventType":"phase"}'),
+        (4, {0: 1, 1: {0: 1, 1: 0}}, "cel", b'{"0":1,"1":{"0":1,"1":0}}'),
+        (200, [b"\xab", -1, 1.5, None, True, "\u00e9", {"k": [], b"\1": 1}], "200", None),
+        (201, cbor2.CBORTag(1, 5), "201", b"5"),
+        (5, {0: "EV_POST_CODE", 1: b"\1"}, "pcclient_std", b'{"0":"EV_POST_CODE","1":"01"}'),
+    ],
+)
+def test_cbor_of_other_content(kind: int, content: object, name: str, expected: bytes | None) -> None:
+    (record,) = parse_cel(as_cbor(cbor_record({9: kind, 10: content})))
+    assert record.content_type == name
+    assert record.content == (expected or b'["ab",-1,1.5,null,true,"\\u00e9",{"01":1,"k":[]}]')
+
+
+def test_registers_in_cbor() -> None:
+    for key, name in ((1, "pcr"), (2, "nv_index"), (108, "ccmr")):
+        record = cbor_record({key: 3}) if key == 1 else cbor_record({key: 3, 1: 0})
+        if key != 1:
+            del record[1]
+        (parsed,) = parse_cel(as_cbor(record))
+        assert (parsed.register_kind, parsed.register) == (name, 3)
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (b"", "it is empty"),
-        (b"\x9f", "CBOR byte 0x9f"),
         (b"\1", "type 1 at offset 0 is no record number"),
         (packed()[:-1], "content needs"),
         (packed(kind=9), "type 9 at offset 13 is no register"),
@@ -99,6 +161,29 @@ def test_log_of_systemd() -> None:
         (tlv(0, b"") + packed()[13:], "record number of 0 bytes"),
         (tlv(0, bytes(9)) + packed()[13:], "record number of 9 bytes"),
         (packed(digest=b"") * 70000, "more than 65536 records"),
+        (b"\x9f", "0x9f at offset 0 is of indefinite length"),
+        (b"\x9c", "0x9c at offset 0 is of a reserved kind"),
+        (b"\x81", "CBOR item needs 1 bytes"),
+        (b"\x9b\1", "argument of a CBOR item needs 8 bytes"),
+        (b"\x9b" + b"\xff" * 8, "CBOR item 0xff at offset 9|CBOR item needs 1 bytes at offset 9"),
+        (b"\x81" * 9000, "CBOR items too deep up to offset"),
+        (as_cbor() + b"\x80", "1 bytes follow the end at offset 1"),
+        (as_cbor({-1: 5}), "record at offset 1 lacks"),
+        (as_cbor(1), "no record, which is a CBOR map, at offset 1"),
+        (as_cbor(cbor_record({0: -1})), "record at offset 1 lacks"),
+        (as_cbor(cbor_record({1: "1"})), "record at offset 1 lacks"),
+        (as_cbor(cbor_record({1: True})), "record at offset 1 lacks"),
+        (as_cbor(cbor_record(), {}), "record at offset 78 lacks"),
+        (as_cbor(cbor_record({3: [{0: 12}]})), "at offset 1 has a digest without hashAlg"),
+        (as_cbor(cbor_record({3: [{0: 12, 1: b"x"}]})), "0x0c and 1 bytes in the record at offset 1"),
+        (as_cbor(cbor_record({9: 5, 10: {0: 1 << 32, 1: b""}})), "event type 4294967296"),
+        (as_cbor(cbor_record({10: [0] * 5000})), "more than 4096 CBOR items up to offset"),
+        (as_cbor(cbor_record({10: "a" * (1 << 20)})), "content of type 'ima_template' is no byte string"),
+        (b"\xa2\0\0\0\0", "a key that is there twice, or no number"),
+        (b"\xa1\x80\0", "a key that is there twice, or no number"),
+        (b"\xa1\0\x61\xff", "text that is no UTF-8 at offset 3"),
+        (b"\xa1\0\xf8\xff", "simple value 255 at offset 2"),
+        (as_cbor(*[cbor_record({3: []})] * 65537), "more than 65536 records"),
         (b"{", "record 0 is no JSON"),
         (b"[" * 100000, "record 0 is no JSON"),
         (b"[1]", "record 0 is no JSON object"),
@@ -131,11 +216,17 @@ def test_other_logs_are_none() -> None:
     assert not is_cel(b"{}")
     assert not is_cel(b"\0" * 32)
     assert not is_cel(b"10 00")
+    assert not is_cel(b"\x81\x01")
+    assert not is_cel(b"\x9f\xa5\0")
+    assert not is_cel(b"\x80\xa5\0")
     assert not is_cel(struct.pack("<II", 0, 8) + bytes(range(60)))  # a TPM's: firmware version into PCR 0
 
 
 @given(
-    st.sampled_from([b"", packed(), as_json(document())[:-1] + b",", b'{"pcr":1,']), st.binary(max_size=100)
+    st.sampled_from(
+        [b"", packed(), as_json(document())[:-1] + b",", b'{"pcr":1,', b"\x82", as_cbor(cbor_record())[1:]]
+    ),
+    st.binary(max_size=100),
 )
 def test_any_input(start: bytes, data: bytes) -> None:
     try:
@@ -158,5 +249,13 @@ json_values = st.recursive(
 def test_any_json_value(key: str, value: object) -> None:
     try:
         parse_cel(as_json(document(**{key: value})))
+    except MalformedError as error:
+        assert error.hint
+
+
+@given(st.sampled_from(sorted(cbor_record())), json_values)
+def test_any_cbor_value(key: int, value: object) -> None:
+    try:
+        parse_cel(as_cbor(cbor_record({key: value})))
     except MalformedError as error:
         assert error.hint

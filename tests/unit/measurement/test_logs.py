@@ -14,6 +14,7 @@ from tdxstack.errors import MalformedError, UsageError
 from tdxstack.measurement.log_replay import compare_rtmrs, replay_logs
 from tdxstack.measurement.logs import LogKind, read_log, recognise
 from tdxstack.measurement.replay import Rtmrs
+from tests.unit.abi.test_cel import as_cbor, cbor_record
 
 ZERO = bytes(48)
 
@@ -89,6 +90,7 @@ def cel(kind: int, register: int, content: bytes = b"\5\0\0\0\0") -> bytes:
         (b"10 %s ima-ng sha256:00 /bin/sh\n" % (b"0" * 40), LogKind.IMA),
         (cel(108, 1), LogKind.CEL),
         (b'[{"pcr": 1, "digests": [], "content_type": "systemd"}]', LogKind.CEL),
+        (as_cbor(cbor_record()), LogKind.CEL),
     ],
 )
 def test_recognised_by_content(data: bytes, kind: LogKind) -> None:
