@@ -165,7 +165,7 @@ def test_reset_waits_for_the_guest_that_starts_anew(
 ) -> None:
     running.files("td").console_log.write_text("tdxstack: ready\n")
     qemu.after["system_reset"] = says(running, "RESET")
-    vm.reboot(RebootMode.QMP, timeout=5)
+    vm.reboot(RebootMode.QMP, timeout=60)
     assert qemu.commands == ["system_reset"]
     assert entered == [len("tdxstack: ready\n")]
 
@@ -174,7 +174,7 @@ def test_power_cycle_resets_a_guest_that_has_powered_off(
     running: MachineStore, vm: Machine, qemu: Qemu, entered: list[int]
 ) -> None:
     qemu.after["system_powerdown"] = says(running, "SHUTDOWN", reason="guest-shutdown")
-    vm.reboot(RebootMode.ACPI, timeout=5)
+    vm.reboot(RebootMode.ACPI, timeout=60)
     assert qemu.commands == [
         "set-action {'shutdown': 'pause'}", "system_powerdown", "system_reset", "cont",
         "set-action {'shutdown': 'poweroff'}",
@@ -194,7 +194,7 @@ def test_reboot_of_a_guest_that_ends_instead(
 ) -> None:
     qemu.after["system_reset"] = lambda: monkeypatch.setattr(control, "is_locked", lambda path: False)
     with pytest.raises(CommandError, match="the machine has ended instead"):
-        vm.reboot(RebootMode.QMP, timeout=5)
+        vm.reboot(RebootMode.QMP, timeout=60)
 
 
 def test_a_machine_that_would_end_is_not_rebooted(running: MachineStore, vm: Machine, qemu: Qemu) -> None:
@@ -249,7 +249,7 @@ def test_remove_leaves_nothing(store: MachineStore, vm: Machine) -> None:
 
 
 def test_waiting_for_a_state(running: MachineStore, vm: Machine, qemu: Qemu) -> None:
-    assert vm.wait_for_state("paused", "running", timeout=1) == "running"
+    assert vm.wait_for_state("paused", "running", timeout=60) == "running"
     with pytest.raises(CommandError, match=r"was not paused or ended after 0.3 s"):
         vm.wait_for_state("paused", "ended", timeout=0.3)
 

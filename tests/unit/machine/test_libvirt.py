@@ -195,8 +195,8 @@ def test_events_are_told_in_order_and_of_one_machine(td: FakeDomain, libvirt: Li
         libvirt.start("other")
         libvirt.reboot("td", Mode.FORCE)
         libvirt.shutdown("td", Mode.FORCE)
-        assert events.next(timeout=1) == DomainEvent("td", "rebooted")
-        assert events.next(timeout=1) == DomainEvent("td", "stopped", "destroyed")
+        assert events.next(timeout=60) == DomainEvent("td", "rebooted")
+        assert events.next(timeout=60) == DomainEvent("td", "stopped", "destroyed")
         assert events.next(timeout=0) is None
 
 
@@ -237,8 +237,8 @@ def test_events_that_a_newer_libvirt_tells_have_numbers(
     with libvirt.events() as events:
         world.tells(td, 99, 3)
         world.tells(td, 5, 77)
-        assert events.next(timeout=1) == DomainEvent("td", "event-99", "3")
-        assert events.next(timeout=1) == DomainEvent("td", "stopped", "77")
+        assert events.next(timeout=60) == DomainEvent("td", "event-99", "3")
+        assert events.next(timeout=60) == DomainEvent("td", "stopped", "77")
 
 
 def test_addresses_are_those_that_lead_there(world: FakeLibvirt, td: FakeDomain, libvirt: Libvirt) -> None:

@@ -173,13 +173,13 @@ def test_program_that_does_not_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize("answer", [{}, {"pid": "1"}, {"pid": 1, "exited": True, "exitcode": "0"}, []])
 def test_program_whose_end_is_nonsense(tmp_path: Path, answer: Any) -> None:
     with pytest.raises(CommandError, match="nonsense"):
-        converse(FakeAgent(said({"return": answer})), tmp_path, lambda a: a.run(["/bin/x"], timeout=5))
+        converse(FakeAgent(said({"return": answer})), tmp_path, lambda a: a.run(["/bin/x"], timeout=60))
 
 
 def test_output_that_is_no_base64(tmp_path: Path) -> None:
     answer = {"return": {"pid": 1, "exited": True, "exitcode": 0, "out-data": "!"}}
     with pytest.raises(CommandError, match="nonsense"):
-        converse(FakeAgent(said(answer)), tmp_path, lambda a: a.run(["/bin/x"], timeout=5))
+        converse(FakeAgent(said(answer)), tmp_path, lambda a: a.run(["/bin/x"], timeout=60))
 
 
 def test_shutdown_needs_no_answer(tmp_path: Path) -> None:
