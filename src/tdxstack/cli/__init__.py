@@ -151,5 +151,6 @@ def _report(words: list[str], message: str, hint: str, exit_code: int) -> int:
         click.echo(f"hint: {hint}", err=True)
     if "--json" in words:
         with contextlib.suppress(OSError):  # where stdout itself is what failed, stderr has said so
-            print_json({"error": message, "hint": hint, "exit_code": exit_code})
+            # On one line, as it may follow the lines of a batch.
+            click.echo(json.dumps({"error": message, "hint": hint, "exit_code": exit_code}))
     return exit_code

@@ -54,7 +54,8 @@ def test_errors_are_two_lines_and_an_exit_code(
 
 
 def test_errors_are_documents_too_with_json(tmp_path: Path) -> None:
-    document = json.loads(run(tmp_path, "vm", "show", "ghost", "--json").stdout)
+    (line,) = run(tmp_path, "vm", "show", "ghost", "--json").stdout.splitlines()
+    document = json.loads(line)
     assert document["exit_code"] == 2
     assert "ghost" in document["error"]
 
