@@ -5,9 +5,11 @@ Source: Linux Documentation/filesystems/ext4. All integers are little-endian.
 
 from __future__ import annotations
 
+import itertools
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from uuid import UUID
 
 from tdxstack.errors import MalformedError
@@ -25,6 +27,9 @@ EXTENT_MAGIC = 0xF30A
 MAX_EXTENT = 32768
 MAX_DEPTH, MAX_LINKS = 5, 10
 MAX_FILE, MAX_DIRECTORY = 1 << 30, 16 << 20
+MAX_PATH = 4096
+MAX_TREE = 1 << 19
+"""Entries of one file's extent tree."""
 
 HINT = "the boot files must lie on an ext4 or FAT file system that is not encrypted"
 
@@ -58,6 +63,7 @@ class Ext4:
         self._first_block = _integer(block[20:24])
         wide = features & FEATURE_64BIT
         self._descriptor_size = max(32, _integer(block[254:256])) if wide else 32
+        self._directory = lru_cache(64)(self._entries)
         self.uuid = UUID(bytes=block[104:120])
         self.label = block[120:136].partition(b"\0")[0].decode("utf-8", "replace")
 
@@ -73,7 +79,7 @@ class Ext4:
         inode = self._resolve(path, MAX_LINKS)
         if inode is None or not stat.S_ISDIR(inode.mode):
             return ()
-        return tuple(sorted(name for name, _ in self._entries(inode) if name not in (".", "..")))
+        return tuple(sorted(name for name in self._directory(inode) if name not in (".", "..")))
 
     def is_directory(self, path: str) -> bool:
         """Whether there is such a directory."""
@@ -82,6 +88,8 @@ class Ext4:
 
     def _resolve(self, path: str, links: int) -> _Inode | None:
         """The inode of an absolute path, symbolic links followed."""
+        if len(path) > MAX_PATH:
+            raise _bad(f"a path has more than {MAX_PATH} letters")
         words = [word for word in path.split("/") if word not in ("", ".")]
         trail = [self._inode(ROOT_INODE)]
         for depth, word in enumerate(words):
@@ -90,7 +98,7 @@ class Ext4:
                 continue
             if not stat.S_ISDIR(trail[-1].mode):
                 return None
-            number = next((found for name, found in self._entries(trail[-1]) if name == word), None)
+            number = self._directory(trail[-1]).get(word)
             if number is None:
                 return None
             inode = self._inode(number)
@@ -108,7 +116,9 @@ class Ext4:
         data = inode.block[: inode.size] if short else self._content(inode, self._block_size)
         return data.decode("utf-8", "surrogateescape")
 
-    def _entries(self, directory: _Inode) -> Iterator[tuple[str, int]]:
+    def _entries(self, directory: _Inode) -> dict[str, int]:
+        """The number of the inode of each name."""
+        found: dict[str, int] = {}
         data = self._content(directory, MAX_DIRECTORY)
         at = 0
         while at + 8 <= len(data):
@@ -120,8 +130,10 @@ class Ext4:
             if length < 8:
                 raise _bad(f"a directory has an entry of {length} bytes")
             if inode:
-                yield data[at + 8 : at + 8 + name_length].decode("utf-8", "surrogateescape"), inode
+                name = data[at + 8 : at + 8 + name_length].decode("utf-8", "surrogateescape")
+                found.setdefault(name, inode)
             at += length
+        return found
 
     def _inode(self, number: int) -> _Inode:
         group, index = divmod(number - 1, self._inodes_per_group)
@@ -140,24 +152,34 @@ class Ext4:
         if inode.flags & (FLAG_ENCRYPTED | FLAG_INLINE) or not inode.flags & FLAG_EXTENTS:
             raise _bad(f"inode {inode.number} is encrypted or stored in a way that is not read")
         content = bytearray(inode.size)
-        for first, count, start in self._extents(inode.block, MAX_DEPTH):
+        end = 0
+        for first, count, start in self._extents(inode.block, MAX_DEPTH, itertools.count(1)):
+            if first < end:
+                raise _bad(f"inode {inode.number} has extents that overlap")
+            end = first + count
             offset = first * self._block_size
             size = min(count * self._block_size, inode.size - offset)
             if size > 0:
                 content[offset : offset + size] = self._read(start * self._block_size, size)
         return bytes(content)
 
-    def _extents(self, node: bytes, depth: int) -> Iterator[tuple[int, int, int]]:
-        """(first block in the file, number of blocks, first block on the disk) of each written extent."""
+    def _extents(self, node: bytes, depth: int, counted: Iterator[int]) -> Iterator[tuple[int, int, int]]:
+        """(first block in the file, number of blocks, first block on the disk) of each written extent.
+
+        `counted` counts the entries of the whole tree.
+        """
         if _integer(node[:2]) != EXTENT_MAGIC or not depth:
             raise _bad("an extent tree is broken")
         inner = _integer(node[6:8])
         entries = min(_integer(node[2:4]), len(node) // 12 - 1)
         for at in range(12, 12 + 12 * entries, 12):
             entry = node[at : at + 12]
+            if next(counted) > MAX_TREE:
+                raise _bad(f"an extent tree has more than {MAX_TREE} entries")
             if inner:
                 block = _integer(entry[4:8]) | _integer(entry[8:10]) << 32
-                yield from self._extents(self._read(block * self._block_size, self._block_size), depth - 1)
+                below = self._read(block * self._block_size, self._block_size)
+                yield from self._extents(below, depth - 1, counted)
             elif (count := _integer(entry[4:6])) <= MAX_EXTENT:
                 yield _integer(entry[:4]), count, _integer(entry[8:12]) | _integer(entry[6:8]) << 32
 

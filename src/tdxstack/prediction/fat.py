@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tdxstack.errors import MalformedError
 from tdxstack.prediction.qcow2 import Disk
@@ -19,6 +20,10 @@ FAT12_CLUSTERS, FAT16_CLUSTERS = 4085, 65525
 MAX_FILE = 1 << 30
 MAX_DIRECTORY = 4 << 20
 MAX_DEPTH, MAX_LISTED = 8, 10_000
+MAX_NAME = 255
+"""Letters of a long name."""
+TABLE_PIECE = 3 << 14
+"""Bytes of the table of clusters that are read at once; no entry of any width crosses two."""
 
 HINT = "check it with fsck.vfat"
 
@@ -52,10 +57,11 @@ class Fat:
         clusters = (sectors * sector - self._data_start) // self._cluster_size
         if clusters <= 0:
             raise _bad("its sizes contradict each other")
-        self._clusters = clusters
         self._bits = 12 if clusters < FAT12_CLUSTERS else 16 if clusters < FAT16_CLUSTERS else 32
+        self._clusters = min(clusters, fat_sectors * sector * 8 // self._bits - 2)
         self._root_cluster = _integer(boot[44:48]) if self._bits == 32 else 0
-        self._fat = self._read(self._fat_start, fat_sectors * sector)
+        self._table = lru_cache(64)(self._table_piece)
+        self._directory = lru_cache(64)(self._entries)
         serial = boot[67:71] if self._bits == 32 else boot[39:43]
         self.uuid = f"{_integer(serial[2:]):04X}-{_integer(serial[:2]):04X}"
         """The volume's serial number, as programs show it."""
@@ -90,7 +96,7 @@ class Fat:
         found = self._find(path)
         if found is None or not found.directory:
             return ()
-        return tuple(entry.name for entry in self._entries(found.cluster) if not entry.directory)
+        return tuple(entry.name for entry in self._directory(found.cluster) if not entry.directory)
 
     def files(self) -> Iterator[str]:
         """The paths of all files, "/" between names, without one before the first."""
@@ -98,7 +104,7 @@ class Fat:
         waiting = [("", self._root_cluster, MAX_DEPTH)]
         while waiting:
             above, cluster, depth = waiting.pop()
-            for entry in self._entries(cluster):
+            for entry in self._directory(cluster):
                 left -= 1
                 if not left or not depth:
                     raise _bad(f"it has more than {MAX_LISTED} files, or directories {MAX_DEPTH} deep")
@@ -113,7 +119,7 @@ class Fat:
             if not found.directory:
                 return None
             wanted = word.lower()
-            matches = (entry for entry in self._entries(found.cluster) if entry.name.lower() == wanted)
+            matches = (entry for entry in self._directory(found.cluster) if entry.name.lower() == wanted)
             entry = next(matches, None)
             if entry is None:
                 return None
@@ -130,38 +136,52 @@ class Fat:
                 return
             yield data[at : at + ENTRY_SIZE]
 
-    def _entries(self, cluster: int) -> Iterator[_Entry]:
+    def _entries(self, cluster: int) -> tuple[_Entry, ...]:
+        found = []
         long_name = ""
         for raw in self._records(cluster):
             if raw[0] == DELETED:
                 long_name = ""
             elif raw[11] == ATTRIBUTE_LONG_NAME:
                 part = (raw[1:11] + raw[14:26] + raw[28:32]).decode("utf-16-le", "replace")
-                long_name = part.partition("\0")[0] + long_name
+                long_name = (part.partition("\0")[0] + long_name)[:MAX_NAME]
             else:
                 if not raw[11] & ATTRIBUTE_VOLUME:
                     first = _integer(raw[26:28]) | (_integer(raw[20:22]) << 16 if self._bits == 32 else 0)
                     directory = bool(raw[11] & ATTRIBUTE_DIRECTORY)
-                    yield _Entry(long_name or _short_name(raw), directory, first, _integer(raw[28:32]))
+                    found.append(
+                        _Entry(long_name or _short_name(raw), directory, first, _integer(raw[28:32]))
+                    )
                 long_name = ""
+        return tuple(found)
 
     def _chain(self, cluster: int, limit: int) -> bytes:
-        """The content of a chain of clusters, at most `limit` bytes and the rest of a cluster."""
-        parts = []
-        for _ in range(-(-limit // self._cluster_size)):
-            if not 2 <= cluster < self._clusters + 2:
+        """The content of a chain of clusters, at most `limit` bytes and the rest of a cluster.
+
+        A chain that leads back into itself ends there.
+        """
+        chain: dict[int, None] = {}
+        while 2 <= cluster < self._clusters + 2 and cluster not in chain:
+            if len(chain) * self._cluster_size >= limit:
                 break
-            offset = self._data_start + (cluster - 2) * self._cluster_size
-            parts.append(self._read(offset, self._cluster_size))
+            chain[cluster] = None
             cluster = self._next(cluster)
-        return b"".join(parts)
+        starts = (self._data_start + (cluster - 2) * self._cluster_size for cluster in chain)
+        return b"".join(self._read(start, self._cluster_size) for start in starts)
 
     def _next(self, cluster: int) -> int:
         if self._bits == 12:
-            pair = _integer(self._fat[cluster * 3 // 2 : cluster * 3 // 2 + 2])
+            pair = self._integer_in_table(cluster * 3 // 2, 2)
             return pair >> 4 if cluster & 1 else pair & 0xFFF
         width = self._bits // 8
-        return _integer(self._fat[cluster * width : (cluster + 1) * width]) & 0x0FFFFFFF
+        return self._integer_in_table(cluster * width, width) & 0x0FFFFFFF
+
+    def _integer_in_table(self, at: int, width: int) -> int:
+        number, within = divmod(at, TABLE_PIECE)
+        return _integer(self._table(number)[within : within + width])
+
+    def _table_piece(self, number: int) -> bytes:
+        return self._read(self._fat_start + number * TABLE_PIECE, TABLE_PIECE)
 
     def _read(self, offset: int, size: int) -> bytes:
         return self._disk.read(self._start + offset, size)

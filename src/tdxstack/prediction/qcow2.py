@@ -23,6 +23,8 @@ DIRTY_AND_CORRUPT = 0x3
 """Incompatible features that only say how the image was closed; any other changes how it is read."""
 MAX_CHAIN = 8
 MAX_L1 = 1 << 20
+MAX_NAME = 4096
+"""Bytes of the name of an image below."""
 
 COMPRESSION_TYPE = 1 << 3
 """Incompatible feature: clusters are compressed with something else than zlib."""
@@ -110,8 +112,7 @@ def _backing_file(path: Path, file: BinaryIO, header: bytes) -> Path | None:
     offset, size = int.from_bytes(header[8:16], "big"), int.from_bytes(header[16:20], "big")
     if not offset:
         return None
-    file.seek(offset)
-    name = file.read(min(size, 4096)).decode("utf-8", "surrogateescape")
+    name = _read(file, offset, min(size, MAX_NAME)).decode("utf-8", "surrogateescape")
     if not name or "\0" in name or name.startswith(("json:", "nbd:")):
         raise _bad(path, f"it is an overlay of {name[:80]!r}, which is no file")
     return path.parent / name
@@ -125,6 +126,8 @@ class Raw:
         self.size = file.seek(0, 2)
 
     def read(self, offset: int, size: int) -> bytes:
+        if offset >= self.size:
+            return bytes(size)
         self._file.seek(offset)
         return self._file.read(size).ljust(size, b"\0")
 
@@ -149,8 +152,7 @@ class Qcow2:
         entries = int.from_bytes(header[36:40], "big")
         if entries > MAX_L1:
             raise _bad(path, f"its first table has {entries} entries")
-        file.seek(int.from_bytes(header[40:48], "big"))
-        table = file.read(8 * entries)
+        table = _read(file, int.from_bytes(header[40:48], "big"), 8 * entries)
         self._l1 = [int.from_bytes(table[at : at + 8], "big") & OFFSET_MASK for at in range(0, len(table), 8)]
         self._l2 = lru_cache(64)(self._read_l2)
 
@@ -217,6 +219,14 @@ class Qcow2:
         """The last cluster may be shorter than others; one that starts behind the end is missing."""
         if offset >= self._end:
             raise _bad(self._path, f"it is cut short: it has {self._end} bytes, and a cluster at {offset}")
+
+
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    """What a file has there; nothing behind its end, where seeking may fail."""
+    if offset >= file.seek(0, 2):
+        return b""
+    file.seek(offset)
+    return file.read(size)
 
 
 def _bad(path: Path, problem: str) -> MalformedError:

@@ -93,6 +93,71 @@ def test_ext4_that_cannot_be_read_is_named() -> None:
         Ext4(made.Memory(b"LUKS\xba\xbe" + bytes(4096)), 0)
 
 
+def test_fat_of_impossible_sizes_costs_nothing() -> None:
+    image = bytearray(made.fat(FILES))
+    struct.pack_into("<H", image, 22, 0)
+    struct.pack_into("<I", image, 36, 1 << 29)  # sectors of a table
+    struct.pack_into("<HxH", image, 16, 1, 0)
+    struct.pack_into("<I", image, 32, (1 << 32) - 1)
+    image[13] = 128
+    found = Fat(made.Memory(bytes(image)), 0)
+    assert found.names("") == ()
+
+
+def test_a_chain_that_leads_back_into_itself_ends() -> None:
+    image = bytearray(made.fat({"file": LONG}))
+    at = image.index(struct.pack("<I", len(LONG)), 512 * 41)
+    image[at : at + 4] = struct.pack("<I", 1 << 29)
+    table = 512 + 3  # of cluster 2, whose next is 3, and 3, whose next is 4
+    image[table : table + 3] = bytes((0x03, 0x20, 0x00))
+    with pytest.raises(MalformedError, match="file has 1024 bytes of 536870912"):
+        Fat(made.Memory(bytes(image)), 0).read("file")
+
+
+def test_a_long_name_ends() -> None:
+    part = b"\x41" + b"a\0" * 5 + b"\x0f\0\0" + b"a\0" * 6 + b"\0\0" + b"a\0" * 2
+    short = struct.pack("<11sB14xHI", b"F       EXT", 0x20, 0, 0)
+    image = made.fat({"directory": {"list": part * 1000 + short}})
+    data = bytearray(image)
+    at = data.index(struct.pack("<I", 32 * 1001)) - 28
+    data[at + 11] = 0x10
+    assert Fat(made.Memory(bytes(data)), 0).names("directory/list") == ("a" * 255,)
+
+
+def with_extents(node: bytes, size: int) -> made.Memory:
+    """An ext4 file system whose root directory has another extent tree."""
+    image = bytearray(made.ext4(ROOT))
+    root = 10 * 1024 + 128
+    struct.pack_into("<I", image, root + 4, size)
+    image[root + 40 : root + 100] = node.ljust(60, b"\0")
+    return made.Memory(bytes(image))
+
+
+def test_an_extent_tree_without_an_end_is_refused() -> None:
+    """Each of its blocks has as many entries as it can, which all lead to the next block."""
+
+    def node(number: int, entries: int) -> bytes:
+        inner = struct.pack("<IIHH", 0, number + 1, 0, 0) * entries
+        return struct.pack("<HHHHI", 0xF30A, entries, entries, 1, 0) + inner
+
+    data = bytearray(with_extents(node(499, 4), 1024).data)
+    for number in range(500, 504):
+        data[number * 1024 : (number + 1) * 1024] = node(number, 84 if number < 503 else 0).ljust(1024, b"\0")
+    with pytest.raises(MalformedError, match="extent tree has more than"):
+        Ext4(made.Memory(bytes(data)), 0).names("/")
+
+
+def test_extents_that_overlap_are_refused() -> None:
+    extents = struct.pack("<IHHI", 0, 2, 0, 40) + struct.pack("<IHHI", 1, 1, 0, 40)
+    with pytest.raises(MalformedError, match="inode 2 has extents that overlap"):
+        Ext4(with_extents(struct.pack("<HHHHI", 0xF30A, 2, 4, 0, 0) + extents, 2048), 0).names("/")
+
+
+def test_a_path_that_is_too_long_is_refused() -> None:
+    with pytest.raises(MalformedError, match="more than 4096 letters"):
+        Ext4(made.Memory(made.ext4(ROOT)), 0).read("/boot/.." * 600)
+
+
 def test_partitions() -> None:
     table = read_partitions(made.Memory(made.disk({}, {})))
     assert [(one.number, one.start, one.size) for one in table.partitions] == [
@@ -196,6 +261,22 @@ def test_an_overlay_shows_what_lies_below(tmp_path: Path) -> None:
         assert disk.read(65536, 65536 + 5) == below[65536:]
     assert backing_file(tmp_path / "top.qcow2") == tmp_path / "base.raw"
     assert backing_file(tmp_path / "base.raw") is None
+
+
+def test_what_lies_beyond_any_file_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(b"raw")
+    with open_disk(path) as disk:
+        assert disk.read(1 << 70, 4) == bytes(4)
+    table = bytearray(made.qcow2(b"text"))
+    table[40:48] = b"\xff" * 8
+    path.write_bytes(table)
+    with open_disk(path) as disk:
+        assert disk.read(0, 4) == bytes(4)
+    table[8:20] = b"\xff" * 12
+    path.write_bytes(table)
+    with pytest.raises(MalformedError, match="overlay of ''"), open_disk(path):
+        pass
 
 
 def test_images_that_are_not_read_are_named(tmp_path: Path) -> None:
