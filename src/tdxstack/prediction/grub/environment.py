@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 
 SIGNATURE = b"# GRUB Environment Block\n"
+MAX_SIZE = 1 << 14
+"""Bytes; GRUB's own tool makes 1024."""
 
 _VARIABLE = re.compile(rb"([^=\n]+)=((?:\\.|[^\\\n])*)\n", re.DOTALL)
 

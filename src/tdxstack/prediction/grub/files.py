@@ -12,6 +12,9 @@ from tdxstack.errors import MalformedError
 _NAME = re.compile(r"\((?P<device>[^()]*)\)(?P<path>.*)", re.DOTALL)
 _PARTITION = re.compile(r"(?P<disk>[a-z]+\d*),(?:gpt|msdos)?(?P<number>\d{1,4})")
 
+MAX_READ = 1 << 31
+"""Bytes of all files together."""
+
 HINT = "see what its menu starts, and write that as commands linux and initrd, with a time-out"
 
 
@@ -42,12 +45,17 @@ class Files:
         self._volumes = volumes
         self._others = "".join(f"; {other}" for other in others)
         self._read: dict[tuple[str, str], bytes | None] = {}
+        self._left = MAX_READ
 
     def read(self, name: str, root: str) -> bytes | None:
         """The content of a file; None where there is none. Raises `MalformedError` for no file's name."""
         place = split(name, root)
         if place not in self._read:
-            self._read[place] = self._volume(place[0]).files.read(place[1])
+            data = self._volume(place[0]).files.read(place[1])
+            self._left -= len(data or b"")
+            if self._left < 0:
+                raise bad(f"it asks for files of more than {MAX_READ} bytes")
+            self._read[place] = data
         return self._read[place]
 
     def is_directory(self, name: str, root: str) -> bool:

@@ -14,13 +14,16 @@ from dataclasses import dataclass, replace
 
 from tdxstack.errors import MalformedError
 from tdxstack.prediction.grub.condition import holds, unknown_operator
-from tdxstack.prediction.grub.environment import read_block
+from tdxstack.prediction.grub.environment import MAX_SIZE, read_block
 from tdxstack.prediction.grub.files import Files, Volume, bad, split
 from tdxstack.prediction.grub.menu import Entry, entry_of, number_of, rest_of
 from tdxstack.prediction.grub.script import Command, For, Function, If, Script, Statement, While, parse
 from tdxstack.prediction.grub.words import Variables
 
-MAX_COMMANDS, MAX_NESTED = 10000, 16
+MAX_COMMANDS, MAX_NESTED, MAX_LEVEL = 10000, 16, 100
+"""Commands that are run; files and functions that are in each other; statements that are."""
+MAX_CONFIGURATION = 1 << 20
+MAX_INITRD = 1 << 30
 GRUBENV = "grubenv"
 FEATURES = (
     *("chainloader_bpb", "ntldr", "platform_search_hint", "default_font_path", "all_video_module"),
@@ -101,6 +104,7 @@ class _Run:
         self._functions: dict[str, Script] = {}
         self._left = MAX_COMMANDS
         self._depth = MAX_NESTED
+        self._level = 0
         self._scopes = 0
         self._name = path
         self._place = path
@@ -151,7 +155,10 @@ class _Run:
     def _file_commands(self, path: str, depth: int) -> None:
         if not depth:
             raise bad(f"{path} does not come to an end")
-        script = parse(self._read(path).decode("utf-8", "surrogateescape"), path)
+        content = self._read(path)
+        if len(content) > MAX_CONFIGURATION:
+            raise bad(f"{path} has {len(content)} bytes, at most {MAX_CONFIGURATION} are read")
+        script = parse(content.decode("utf-8", "surrogateescape"), path)
         device, rest = split(path, self._variables.get("root"))
         whole = f"({device}){rest}"
         before = {name: self._variables.get(name) for name in ("config_file", "config_directory")}
@@ -165,8 +172,14 @@ class _Run:
             self._variables.set(name, value)
 
     def _script(self, script: Script) -> None:
-        for statement in script:
-            self._statement(statement)
+        if self._level == MAX_LEVEL:
+            raise bad(f"{self._name} has more than {MAX_LEVEL} statements in each other")
+        self._level += 1
+        try:
+            for statement in script:
+                self._statement(statement)
+        finally:
+            self._level -= 1
 
     def _statement(self, statement: Statement) -> None:
         match statement:
@@ -300,6 +313,8 @@ class _Run:
         data = self._content(path)
         if data is None:
             return FALSE
+        if len(data) > MAX_SIZE:
+            raise self._problem(f"{path} has {len(data)} bytes, at most {MAX_SIZE} are read")
         for name, value in read_block(data):
             if not words or name in words:
                 self._assign(name, value)
@@ -351,6 +366,8 @@ class _Run:
         if self._boot is None:
             raise self._problem("an initrd comes before the kernel")
         parts = [self._read(path) for path in words]
+        if sum(map(len, parts)) > MAX_INITRD:
+            raise self._problem(f"its initrds have more than {MAX_INITRD} bytes")
         initrd = b"".join([*(part + bytes(-len(part) % 4) for part in parts[:-1]), *parts[-1:]])
         self._boot = replace(self._boot, initrd=initrd)
         return TRUE

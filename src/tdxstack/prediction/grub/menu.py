@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from tdxstack.prediction.grub.script import Script
 
 _WITH_VALUE = frozenset(("--class", "-c", "--users", "-u", "--hotkey", "-k", "--source", "-s", "--id"))
-_NUMBER = re.compile(r"\s*(0[xX][0-9a-fA-F]{1,8}|[0-9]{1,9})")
+_NUMBERS = (
+    (re.compile(r"\s*0x([0-9a-fA-F]{1,8})"), 16),
+    (re.compile(r"\s*(0[0-7]{1,10})"), 8),
+    (re.compile(r"\s*([0-9]{1,9})"), 10),
+)
+"""How a number begins, and its base; as in C, but that 08 is decimal and 0X1 is 0."""
 _PATH_END = re.compile(r"(?<!>)(?:>>)*>(?!>)")
 
 
@@ -49,9 +54,9 @@ def entry_of(words: Sequence[str], script: Script, *, submenu: bool) -> Entry:
 
 def number_of(entries: Sequence[Entry], wanted: str) -> int:
     """The number of the entry that a variable `default` means, counted from 0; -1 for none."""
-    number = _NUMBER.match(wanted)
-    if number is not None:
-        return int(number[1], 16 if number[1][:2].lower() == "0x" else 8 if number[1][0] == "0" else 10)
+    for form, base in _NUMBERS:
+        if number := form.match(wanted):
+            return int(number[1], base)
     first = _first(wanted)
     return next((at for at, entry in enumerate(entries) if first in (entry.title, entry.id)), -1)
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from tdxstack.prediction.grub.files import bad
 from tdxstack.prediction.grub.script import QUOTED_VARIABLE, TEXT, VARIABLE, Word
 
-MAX_TEXT = 1 << 16
-"""Letters that a word may come to."""
+MAX_TEXT, MAX_WORDS = 1 << 14, 1 << 14
+"""Letters that the words of a command may come to, and their number."""
 
 
 class Variables:
@@ -46,8 +46,19 @@ class Variables:
         self._exported.add(name)
 
     def expand(self, words: Sequence[Word]) -> list[str]:
-        """What words become: a variable outside quotes is taken apart at blanks, an empty one is nothing."""
-        return [text for word in words for text in self._texts(word)]
+        """What words become: a variable outside quotes is taken apart at blanks, an empty one is nothing.
+
+        Raises `MalformedError` for a pattern, and for more text than GRUB is given.
+        """
+        found: list[str] = []
+        left = MAX_TEXT
+        for word in words:
+            texts = self._texts(word)
+            found += texts
+            left -= sum(map(len, texts))
+            if left < 0 or len(found) > MAX_WORDS:
+                raise bad(f"line {word.line}: a command of more than {MAX_TEXT} letters is not followed")
+        return found
 
     def _texts(self, word: Word) -> list[str]:
         texts: list[str | None] = [None]

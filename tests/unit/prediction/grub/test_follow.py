@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tdxstack.errors import MalformedError
+from tdxstack.prediction.grub import files as files_module
+from tdxstack.prediction.grub import follow as follow_module
 from tdxstack.prediction.grub.files import Volume
 from tdxstack.prediction.grub.follow import GrubBoot, follow
 
@@ -165,6 +167,7 @@ menuentry 'x>y' { linux /kernel 4; boot; }
         *(("0", "1 first one"), ("1", "2"), ("1>1", "3"), ("2", "4"), ("", "1 first one")),
         *(("one", "1 first one"), ("sub>b", "3"), ("more>x", "2"), ("x>>y", "4")),
         *(("9", "1 first one"), ("nothing", "1 first one"), ("sub>nothing", "2")),
+        *(("02", "4"), ("0x2", "4"), ("08", "1 first one"), ("0X2", "1 first one")),
     ],
 )
 def test_menus_start_their_default(default: str, expected: str) -> None:
@@ -179,6 +182,21 @@ def test_the_saved_entry_counts() -> None:
     assert line(SEARCH + menu + text, {"grubenv": ENVIRONMENT}) == "saved"
     shown = "load_env other\nlinux /kernel $other $saved_entry\nboot\n"
     assert line(SEARCH + shown, {"grubenv": ENVIRONMENT}) == "x\\\\y"
+
+
+def test_a_file_of_variables_is_bounded() -> None:
+    with pytest.raises(MalformedError, match=r"line 2: \(hd0,gpt1\)/efi/grubenv has 16385 bytes"):
+        boot(SEARCH + "load_env\n", {"grubenv": "x" * 16385})
+
+
+def test_files_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow_module, "MAX_INITRD", 2)
+    assert boot(SEARCH + "linux /kernel\ninitrd /initrd\nboot\n").initrd == b"I"
+    with pytest.raises(MalformedError, match="its initrds have more than 2 bytes"):
+        boot(SEARCH + "linux /kernel\ninitrd /initrd /initrd /initrd\nboot\n")
+    monkeypatch.setattr(files_module, "MAX_READ", 100)
+    with pytest.raises(MalformedError, match="asks for files of more than 100 bytes"):
+        boot(SEARCH + "linux /kernel\n" + "[ -s /more.cfg ]\n" + "[ -s //more.cfg ]\n" + "boot\n")
 
 
 def test_secure_boot_is_seen() -> None:
@@ -221,6 +239,13 @@ def test_secure_boot_is_seen() -> None:
         ("timeout=0\nmenuentry x { true; }\n", "'x' starts no kernel"),
         ("timeout=0\nsuperusers=me\nmenuentry x { linux /kernel; }\n", "asks for a password"),
         ("if " * 200, "is not understood"),
+        (
+            f"function f {{ {'if true; then ' * 40} f; {'fi; ' * 40} }}\nf\n",
+            "more than 100 statements in each other",
+        ),
+        ("x='" + "x " * 8000 + "'\necho" + " $x" * 4000, "a command of more than"),
+        ("x='" + "x" * 8000 + "'\necho" + ' "$x"' * 4000, "a command of more than"),
+        ("echo " + "x" * (1 << 20), "at most 1048576 are read"),
         ("\n", "starts no kernel"),
     ],
 )
