@@ -229,9 +229,9 @@ def compare_versions(one: str, other: str) -> int:
         if digits:
             if first.isdigit() != second.isdigit():
                 return 1 if first.isdigit() else -1
-            mine, theirs = int(first), int(second)
+            mine, theirs = first.lstrip("0"), second.lstrip("0")
             if mine != theirs:
-                return 1 if mine > theirs else -1
+                return 1 if (len(mine), mine) > (len(theirs), theirs) else -1
         elif first != second:
             return 1 if first > second else -1
         a, b = a[len(first) :], b[len(second) :]

@@ -44,6 +44,7 @@ def uki(release: str, *profiles: str) -> bytes:
         *(("123-a.1", "123-1"), ("123-1", "123-1.1"), ("123-1.1", "123^post1"), ("123^post1", "123.a-1")),
         *(("123.a-1", "123.1-1"), ("123.1-1", "123a-1"), ("123a-1", "124-1")),
         *(("9", "10"), ("a", "b"), ("abc", "abcd"), ("", "0"), ("1~", "1"), ("b", "1")),
+        ("9" * 5000, "1" + "0" * 5000),
     ],
 )
 def test_versions_are_ordered(older: str, newer: str) -> None:
@@ -51,7 +52,8 @@ def test_versions_are_ordered(older: str, newer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("", ""), ("1_2", "1 2"), ("007", "7"), ("1.2", "1.2"), ("x~", "x~")]
+    ("one", "other"),
+    [("", ""), ("1_2", "1 2"), ("007", "7"), ("0" * 5000, "0"), ("1.2", "1.2"), ("x~", "x~")],
 )
 def test_versions_are_equal(one: str, other: str) -> None:
     assert compare_versions(one, other) == 0
