@@ -14,6 +14,9 @@ from tdxstack.terminal import printable
 MAX_SIZE: Final = 1 << 20
 """Bytes of a document."""
 
+MAX_WEIGHT: Final = 4 * MAX_SIZE
+"""Letters of a document with its aliases written out. Nothing is that long without them."""
+
 _MAX_TOLD = 50
 _MAX_PLACE = 200
 
@@ -41,10 +44,33 @@ def load(text: bytes, what: str, *, hint: str) -> object:
     if len(text) > MAX_SIZE:
         raise MalformedError(f"{what}: {len(text)} bytes, more than {MAX_SIZE}", hint=hint)
     try:
-        document = yaml.load(text, Loader=_Loader)  # noqa: S506 - it makes nothing but strings, lists, mappings
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return {}
+        if _weight(root, {}) > MAX_WEIGHT:
+            raise MalformedError(f"{what}: its aliases repeat too much", hint=hint)
+        document = loader.construct_document(root)
+    except (yaml.YAMLError, UnicodeError, RecursionError) as error:
         raise MalformedError(f"{what}: {' '.join(str(error).split())}", hint=f"a {what} is YAML") from None
     return {} if document in (None, "") else document
+
+
+def _weight(node: yaml.Node, known: dict[int, int]) -> int:
+    """About the letters of a node with all that its aliases repeat; those of one in itself have no end.
+
+    Raises `UnicodeEncodeError` for what is no text, such as half of a surrogate pair.
+    """
+    if id(node) not in known:
+        known[id(node)] = MAX_WEIGHT + 1
+        if isinstance(node, yaml.ScalarNode):
+            weight = len(node.value.encode())
+        elif isinstance(node, yaml.MappingNode):
+            weight = sum(_weight(part, known) for pair in node.value for part in pair)
+        else:
+            weight = sum(_weight(part, known) for part in node.value)
+        known[id(node)] = 1 + weight
+    return known[id(node)]
 
 
 def invalid(error: ValidationError, what: str, *, hint: str, text: bytes = b"") -> MalformedError:

@@ -31,6 +31,31 @@ def test_nothing_is_an_empty_mapping(text: bytes) -> None:
     assert yaml_text.load(text, "pet", hint="") == {}
 
 
+def repeated(levels: int) -> bytes:
+    """Lists of ten aliases each of the list before: ten to the power of `levels` values."""
+    lists = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, levels)]
+    return "\n".join(["a0: &a0 [x, x, x, x, x, x, x, x, x, x]", *lists]).encode()
+
+
+def test_aliases_repeat_what_they_stand_for() -> None:
+    document = yaml_text.load(repeated(3), "pet", hint="")
+    assert isinstance(document, dict)
+    assert document["a2"] == [[["x"] * 10] * 10] * 10
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (repeated(12), "its aliases repeat too much"),
+        (b"&a [*a]", "its aliases repeat too much"),
+        (b'"\\uD800"', "surrogates not allowed"),
+    ],
+)
+def test_what_is_larger_than_its_text_is_refused(text: bytes, problem: str) -> None:
+    with pytest.raises(MalformedError, match=problem):
+        yaml_text.load(text, "pet", hint="see above")
+
+
 @pytest.mark.parametrize(
     "text", [b"a: [", b"\xff", b"a: 1\na: 2\n", b"[" * 100_000, b"#" * (yaml_text.MAX_SIZE + 1)]
 )

@@ -49,7 +49,8 @@ def parse_spec(text: bytes, directory: Path) -> MachineSpec:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(yaml_text.MAX_SIZE + 1)
     except OSError as error:
         raise UnavailableError(
             f"{path} cannot be read: {error.strerror}", hint="name a file that describes a machine"

@@ -29,6 +29,8 @@ _RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 _VSOCK = re.compile(r"vsock:(\d{1,10}):(\d{1,10})")
 _MAX_U32 = (1 << 32) - 1
 _MOST_CPUS = 4096
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f\ufffe\uffff]")
+"""Characters but the tabulator that are in no line of text, and that XML cannot have."""
 _FORWARD = re.compile(r"(?:([0-9.]+):)?(\d{1,5}):(\d{1,5})(?:/(tcp|udp))?")
 
 
@@ -117,7 +119,7 @@ def _quote_address(value: object) -> object:
     text = str(value)
     if text == "none":
         return NoService()
-    if text.startswith("unix:/"):
+    if text.startswith("unix:/") and not _CONTROL.search(text):
         return UnixAddress(Path(text.removeprefix("unix:")))
     match = _VSOCK.fullmatch(text)
     if match is None or max(int(match[1]), int(match[2])) > _MAX_U32:
@@ -152,16 +154,18 @@ def _path(value: object, info: ValidationInfo) -> object:
     if not isinstance(value, str | Path):
         return value
     text = str(value)
-    if not text or "\0" in text or "\n" in text:
+    if not text or _CONTROL.search(text):
         raise ValueError(f"{text[:100]!r} is no path")
     directory = info.context.get(DIRECTORY) if isinstance(info.context, dict) else None
     return directory / text if directory is not None else Path(text)
 
 
 def one_line(value: str) -> str:
-    """`value`, if it is one line without NUL. Raises `ValueError`, as validators do."""
-    if any(character in value for character in "\0\r\n"):
+    """`value`, if it is one line of text. Raises `ValueError`, as validators do."""
+    if any(character in value for character in "\r\n"):
         raise ValueError("more than one line")
+    if _CONTROL.search(value):
+        raise ValueError("has a control character")
     return value
 
 
