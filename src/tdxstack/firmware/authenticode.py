@@ -28,6 +28,9 @@ ALGORITHMS: dict[bytes, hashes.HashAlgorithm] = {
 SET, TAGGED = 0x31, 0xA0
 """A set, and the first field that is optional or whose type depends on an identifier before it."""
 
+MAX_CERTIFICATES = 32
+"""That a signature may bring along; each may be held against each."""
+
 WHAT = "signature of a program"
 
 
@@ -116,9 +119,12 @@ def reaches(certificate: Certificate, trusted: Certificate) -> bool:
 
 def _certificates(data: bytes) -> list[Certificate]:
     try:
-        return pkcs7.load_der_pkcs7_certificates(data)
+        found = pkcs7.load_der_pkcs7_certificates(data)
     except UNREADABLE:
         raise _bad("brings no certificates that can be read") from None
+    if len(found) > MAX_CERTIFICATES:
+        raise _bad(f"brings {len(found)} certificates, more than {MAX_CERTIFICATES}")
+    return found
 
 
 def _chain(signer: _Signer, brought: Sequence[Certificate]) -> list[Certificate]:

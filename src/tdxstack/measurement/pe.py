@@ -26,6 +26,8 @@ DIRECTORY_COUNT_OFFSET = {MAGIC_PE32: 92, MAGIC_PE32_PLUS: 108}
 SECURITY_DIRECTORY = 4
 CERTIFICATE_HEADER_SIZE = 8
 CERTIFICATE_PKCS7 = 0x0002
+MAX_CERTIFICATES = 64
+"""Entries of a certificate table."""
 
 _LONG_NAME = re.compile(r"/\d{1,7}")
 """The name of a section with more than 8 letters: where it stands in the string table behind the symbols."""
@@ -114,7 +116,7 @@ class Image:
     def signatures(self) -> Iterator[bytes]:
         """The PKCS #7 signatures in the certificate table, in order, DER. Raises `MalformedError`."""
         offset, size = self.certificates
-        at, end = offset, offset + size
+        at, end, left = offset, offset + size, MAX_CERTIFICATES
         if end > len(self.data):
             raise _bad("its certificate table leaves the file")
         while at + CERTIFICATE_HEADER_SIZE <= end:
@@ -122,6 +124,9 @@ class Image:
             kind = int.from_bytes(self.data[at + 6 : at + 8], "little")
             if not CERTIFICATE_HEADER_SIZE <= length <= end - at:
                 raise _bad(f"a certificate of {length} bytes does not fit into its table")
+            left -= 1
+            if left < 0:
+                raise _bad(f"its certificate table has more than {MAX_CERTIFICATES} entries")
             if kind == CERTIFICATE_PKCS7:
                 yield self.data[at + CERTIFICATE_HEADER_SIZE : at + length]
             at += -(-length // 8) * 8

@@ -59,6 +59,19 @@ def test_what_brings_no_certificate_has_no_signer(keys: OwnKeys) -> None:
         Signature.parse(signature(keys, pkcs7.PKCS7Options.NoCerts))
 
 
+@pytest.mark.parametrize(("more", "refused"), [(31, False), (32, True)])
+def test_certificates_that_come_along_are_counted(keys: OwnKeys, more: int, refused: bool) -> None:
+    key = load_pem_private_key(keys.key_file("db").read_bytes(), None)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    builder = pkcs7.PKCS7SignatureBuilder().set_data(CONTENT)
+    builder = builder.add_signer(keys.certificates["db"], key, hashes.SHA256())
+    for _ in range(more):
+        builder = builder.add_certificate(keys.certificates["KEK"])
+    data = builder.sign(Encoding.DER, [pkcs7.PKCS7Options.Binary])
+    with pytest.raises(MalformedError, match="33 certificates") if refused else contextlib.nullcontext():
+        assert Signature.parse(data).holds
+
+
 @pytest.mark.parametrize("data", [b"", b"0", b"\x30\x00", b"\x30\x03\x02\x01\x00", b"\xff" * 64])
 def test_what_is_no_signature(data: bytes) -> None:
     with pytest.raises(MalformedError):

@@ -36,6 +36,9 @@ def test_signatures_come_in_order() -> None:
     image = Image.parse(made.program(SECTIONS, signatures=(b"one", b"second")))
     assert list(image.signatures()) == [b"one", b"second"]
     assert list(Image.parse(made.program(SECTIONS)).signatures()) == []
+    assert len(list(Image.parse(made.program(SECTIONS, signatures=(b"s",) * 64)).signatures())) == 64
+    with pytest.raises(MalformedError, match="more than 64 entries"):
+        list(Image.parse(made.program(SECTIONS, signatures=(b"s",) * 65)).signatures())
 
 
 @pytest.mark.parametrize(
