@@ -19,7 +19,8 @@ _SECONDS = 60 * 60.0
 _MODULE = "usr/lib/python3/dist-packages/mkosi"
 _STAGE = "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}"
 _DOUBLE = "\N{TRIANGULAR BULLET}"
-_ESP = "[Partition]\nType=esp\nFormat=vfat\nCopyFiles=/boot:/\nCopyFiles=/efi:/\nSizeMinBytes=256M\n"
+# systemd-repart makes FAT32 with clusters of 4 KiB, of which firmware wants 65525: 256 MiB are too few
+_ESP = "[Partition]\nType=esp\nFormat=vfat\nCopyFiles=/boot:/\nCopyFiles=/efi:/\nSizeMinBytes=512M\n"
 _ROOT = "[Partition]\nType=root\nFormat=ext4\nCopyFiles=/\nSizeMinBytes=4G\n"
 
 

@@ -1,7 +1,7 @@
 """Files on a FAT file system, read in place. Names are compared without regard to case.
 
 Sources: Microsoft FAT specification, as in the UEFI specification 2.11, section 13.3. All integers are
-little-endian.
+little-endian. What firmware refuses: edk2 FatPkg/EnhancedFatDxe/Init.c, FatOpenDevice.
 """
 
 from __future__ import annotations
@@ -57,7 +57,16 @@ class Fat:
         clusters = (sectors * sector - self._data_start) // self._cluster_size
         if clusters <= 0:
             raise _bad("its sizes contradict each other")
-        self._bits = 12 if clusters < FAT12_CLUSTERS else 16 if clusters < FAT16_CLUSTERS else 32
+        # other systems go by the number of clusters alone, or by the layout alone
+        if large := not _integer(boot[22:24]):
+            if clusters < FAT16_CLUSTERS:
+                raise _bad(
+                    f"firmware reads no FAT32 of {clusters} clusters, only of {FAT16_CLUSTERS} or more",
+                    hint="make the partition larger, or its clusters smaller",
+                )
+        elif clusters >= FAT16_CLUSTERS:
+            raise _bad(f"firmware reads no FAT16 of {clusters} clusters, only of less than {FAT16_CLUSTERS}")
+        self._bits = 32 if large else 12 if clusters < FAT12_CLUSTERS else 16
         self._clusters = min(clusters, fat_sectors * sector * 8 // self._bits - 2)
         self._root_cluster = _integer(boot[44:48]) if self._bits == 32 else 0
         self._table = lru_cache(64)(self._table_piece)
@@ -196,5 +205,5 @@ def _integer(data: bytes) -> int:
     return int.from_bytes(data, "little")
 
 
-def _bad(problem: str) -> MalformedError:
-    return MalformedError(f"EFI system partition: {problem}", hint=HINT)
+def _bad(problem: str, *, hint: str = HINT) -> MalformedError:
+    return MalformedError(f"EFI system partition: {problem}", hint=hint)

@@ -17,7 +17,7 @@ from tdxstack.measurement.loader_boot import kernel_release
 from tdxstack.prediction.disk_boot import LOADER, SECOND_STAGE
 from tdxstack.prediction.ext4 import Ext4
 from tdxstack.prediction.fat import MAX_LISTED, Fat
-from tdxstack.prediction.filesystems import EXT4, LUKS, content_name, open_fat
+from tdxstack.prediction.filesystems import EXT4, LUKS, content_name
 from tdxstack.prediction.grub.follow import GrubBoot, follow
 from tdxstack.prediction.grub.volumes import find_volumes
 from tdxstack.prediction.keys import databases
@@ -167,7 +167,7 @@ class _Inspector:
         self._problems: list[str] = []
         partitions = read_partitions(disk).partitions
         self._partitions = tuple((one, content_name(disk, one.start)) for one in partitions)
-        self._esp, self._extended = (self._fat(kind) for kind in (ESP, EXTENDED))
+        self._esp, self._extended = self._fat(ESP), self._fat(EXTENDED)
         self._systems = {
             one.number: system
             for one, content in self._partitions
@@ -300,7 +300,10 @@ class _Inspector:
     def _fat(self, kind: UUID) -> Fat | None:
         """The FAT file system of the first partition of a kind."""
         place = next((one for one, _ in self._partitions if one.type == kind), None)
-        return open_fat(self._disk, place.start) if place else None
+        if place is not None:
+            with self._noting(f"partition {place.number}: "):
+                return Fat(self._disk, place.start)
+        return None
 
     def _ext4(self, partition: Partition) -> Ext4 | None:
         with self._noting(f"partition {partition.number}: "):

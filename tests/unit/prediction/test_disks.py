@@ -57,6 +57,29 @@ def test_a_chain_that_is_shorter_than_its_file_is_named() -> None:
         Fat(made.Memory(bytes(image)), 0).read("file")
 
 
+@pytest.mark.parametrize(
+    ("sectors", "fat_sectors", "large", "problem"),
+    [
+        (65525 + 1 + 2 * 512, 0, 512, None),
+        (65524 + 1 + 2 * 512, 0, 512, "no FAT32 of 65524 clusters"),
+        (65524 + 1 + 2 * 256 + 4, 256, 0, None),
+        (65525 + 1 + 2 * 256 + 4, 256, 0, "no FAT16 of 65525 clusters"),
+    ],
+)
+def test_fat_is_read_where_firmware_reads_it(
+    sectors: int, fat_sectors: int, large: int, problem: str | None
+) -> None:
+    """The layout says whether it is FAT32, and then the number of clusters must fit."""
+    boot = bytearray(512)
+    entries = 64 if fat_sectors else 0
+    struct.pack_into("<HBHBHHBHHHII", boot, 11, 512, 1, 1, 2, entries, 0, 0xF8, fat_sectors, 0, 0, 0, sectors)
+    struct.pack_into("<IHHI", boot, 36, large, 0, 0, 2)
+    boot[510:] = b"\x55\xaa"
+    disk = made.Memory(bytes(boot).ljust(sectors * 512, b"\0"))
+    with pytest.raises(MalformedError, match=problem) if problem else contextlib.nullcontext():
+        assert Fat(disk, 0).names("/") == ()
+
+
 def test_ext4_files_are_found_through_links() -> None:
     found = Ext4(made.Memory(bytes(4096) + made.ext4(ROOT)), 4096)
     for path in ("/boot/vmlinuz-1", "/boot/vmlinuz", "/vmlinuz", "/boot/up", "//boot/../vmlinuz"):
