@@ -21,6 +21,7 @@ from tdxstack.image.kernel import GuestKernel, guest_kernel
 from tdxstack.image.packages import Lock
 from tdxstack.image.recipe import Boot, ImageRecipe
 from tdxstack.image.trees import Origin, Tree, tree_of
+from tdxstack.image.zstd import unpacker
 from tdxstack.run import Report, silent
 from tdxstack.toolbox.apt import Deb
 from tdxstack.toolbox.programs import Toolbox
@@ -107,7 +108,7 @@ class Builder:
         """Make the disk, what lies beside it, and its manifest in `work`/image."""
         self.report("guest image: kernel", 0.05)
         tools = Tools(self.toolbox, tree.build_time, self.report)
-        kernel = guest_kernel(recipe, tree.archive)
+        kernel = guest_kernel(recipe, tree.archive, unpacker(self.toolbox, work, self.report))
         archive = self._root_archive(recipe, tree, added, kernel, work)
         verified = None
         if recipe.root.verified:

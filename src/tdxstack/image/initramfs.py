@@ -10,7 +10,7 @@ import posixpath
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tdxstack.errors import MalformedError
+from tdxstack.errors import CommandError, MalformedError
 from tdxstack.image.elf import needed
 from tdxstack.image.recipe import Root
 
@@ -71,13 +71,17 @@ def modules_for(root: Root) -> tuple[str, ...]:
 
 
 def modules_with_dependencies(
-    names: tuple[str, ...], modules_dep: str, built_in: str, read: Callable[[str], bytes]
+    names: tuple[str, ...],
+    modules_dep: str,
+    built_in: str,
+    read: Callable[[str], bytes],
+    unzstd: Callable[[bytes], bytes],
 ) -> list[tuple[str, bytes]]:
     """The modules `names` and what they depend on, in the order of insertion, uncompressed.
 
     `modules_dep` and `built_in` are the texts of the kernel's modules.dep and modules.builtin; what is built
-    in is left out. `read` returns a file named in the former. Raises `MalformedError` where a module is not
-    listed or is compressed in an unknown way.
+    in is left out. `read` returns a file named in the former, `unzstd` what zstd has compressed. Raises
+    `MalformedError` where a module is not listed or is compressed in an unknown way.
     """
     needs = {
         path.strip(): others.split()
@@ -96,7 +100,7 @@ def modules_with_dependencies(
         path = by_name[name]
         # modules.dep names what must be inserted first last.
         wanted.update(dict.fromkeys([*reversed(needs[path]), path]))
-    return [(f"{module_name(path)}.ko", _uncompressed(path, read(path))) for path in wanted]
+    return [(f"{module_name(path)}.ko", _uncompressed(path, read(path), unzstd)) for path in wanted]
 
 
 def module_name(path: str) -> str:
@@ -123,16 +127,16 @@ def _libraries(program: str, read: Callable[[str], bytes]) -> dict[str, bytes]:
     return dict(sorted(found.items()))
 
 
-def _uncompressed(path: str, data: bytes) -> bytes:
+def _uncompressed(path: str, data: bytes, unzstd: Callable[[bytes], bytes]) -> bytes:
     if path.endswith(".ko"):
         return data
-    if not path.endswith(".ko.xz"):
+    if not path.endswith((".ko.xz", ".ko.zst")):
         raise MalformedError(
-            f"module {path} is compressed in an unknown way", hint="only .ko and .ko.xz are read"
+            f"module {path} is compressed in an unknown way", hint="only .ko, .ko.xz and .ko.zst are read"
         )
     try:
-        return lzma.decompress(data, lzma.FORMAT_XZ)
-    except lzma.LZMAError as error:
+        return unzstd(data) if path.endswith(".zst") else lzma.decompress(data, lzma.FORMAT_XZ)
+    except (lzma.LZMAError, CommandError) as error:
         raise MalformedError(
             f"module {path} cannot be uncompressed: {error}", hint="fetch the package again"
         ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tarfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,9 +51,10 @@ class GuestKernel:
     warnings: tuple[str, ...]
 
 
-def guest_kernel(recipe: ImageRecipe, tree: Path) -> GuestKernel:
+def guest_kernel(recipe: ImageRecipe, tree: Path, unzstd: Callable[[bytes], bytes]) -> GuestKernel:
     """The one kernel in the installed tree (a tar archive), and an initial RAM file system for it.
 
+    `unzstd` returns what zstd has compressed.
     Raises `UnavailableError` where the kernel cannot be a TD guest's, `MalformedError` for a missing file.
     """
     with tarfile.open(tree) as archive:
@@ -83,6 +85,7 @@ def guest_kernel(recipe: ImageRecipe, tree: Path) -> GuestKernel:
             read(f"{directory}/modules.dep").decode(errors="replace"),
             read(f"{directory}/modules.builtin").decode(errors="replace"),
             lambda path: read(f"{directory}/{path}"),
+            unzstd,
         )
         verified = recipe.root.verified
         initrd = verified_initramfs(read, modules) if verified else initramfs(read(INIT), modules)

@@ -20,6 +20,7 @@ from tdxstack.firmware.signing import sign
 from tdxstack.image.disk import ROOT_UUID, Tools, assemble
 from tdxstack.image.initramfs import cpio, modules_with_dependencies
 from tdxstack.image.unified_kernel import UnifiedKernel, unified_kernel
+from tdxstack.image.zstd import unpacker
 from tdxstack.prediction.ext4 import Ext4
 from tdxstack.prediction.filesystems import EXT4, content_name
 from tdxstack.prediction.partitions import read_partitions
@@ -189,7 +190,11 @@ class Parts:
             listed = read(f"{directory}/modules.dep").decode()
             built_in = read(f"{directory}/modules.builtin").decode()
             modules = modules_with_dependencies(
-                (GUEST_MODULE,), listed, built_in, lambda path: read(f"{directory}/{path}")
+                (GUEST_MODULE,),
+                listed,
+                built_in,
+                lambda path: read(f"{directory}/{path}"),
+                unpacker(self._workshop.toolbox, self._work),
             )
             return Guest(version, read("/vmlinuz"), self._initrd(modules))
 

@@ -71,6 +71,7 @@ TOOLSETS = {
     "secure-boot": Toolset(("sbsigntool", "libfaketime", "python3-virt-firmware")),
     "ssh": Toolset(("openssh-client",)),
     "swtpm": Toolset(("swtpm",)),
+    "zstd": Toolset(("zstd",)),
     # option ROMs, SeaBIOS and the loader of -kernel, which QEMU's source as Debian has it lacks
     "qemu-data": Toolset(("qemu-system-data", "seabios", "ipxe-qemu"), with_dependencies=False),
 }
@@ -103,6 +104,7 @@ _TOOLS = {
     "ukify": _Tool("uki", "systemd-ukify", "usr/bin/ukify", settings=_PYTHON, interpreter=_PYTHON_PROGRAM),
     "veritysetup": _Tool("verity", "cryptsetup-bin", "usr/sbin/veritysetup"),
     "swtpm": _Tool("swtpm", "swtpm", "usr/bin/swtpm", prefer_host=True, libraries=f"{_LIBRARIES}/swtpm"),
+    "zstd": _Tool("zstd", "zstd", "usr/bin/zstd", prefer_host=True),
     "virt-fw-vars": _Tool(
         "secure-boot",
         "python3-virt-firmware",

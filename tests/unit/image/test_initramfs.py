@@ -3,6 +3,7 @@ from __future__ import annotations
 import lzma
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,8 @@ from tdxstack.image.initramfs import (
     verified_initramfs,
 )
 from tdxstack.image.recipe import Root
+from tdxstack.image.zstd import unpacker
+from tdxstack.toolbox.programs import Toolbox
 from tests.unit.image.test_elf import elf
 
 
@@ -68,7 +71,8 @@ DEPENDENCIES = "\n".join(
         "kernel/net/net_failover.ko.xz: kernel/net/failover.ko.xz",
         "kernel/net/failover.ko.xz:",
         "kernel/drivers/block/virtio-blk.ko:",
-        "kernel/fs/odd.ko.zst:",
+        "kernel/fs/odd.ko.gz:",
+        "kernel/fs/erofs.ko.zst:",
     ]
 )
 
@@ -79,7 +83,7 @@ def read(path: str) -> bytes:
 
 
 def test_modules_come_after_what_they_need() -> None:
-    found = modules_with_dependencies(("virtio_net", "failover", "virtio_blk"), DEPENDENCIES, "", read)
+    found = modules_with_dependencies(("virtio_net", "failover", "virtio_blk"), DEPENDENCIES, "", read, bytes)
     assert [name for name, _ in found] == ["failover.ko", "net_failover.ko", "virtio_net.ko", "virtio_blk.ko"]
     assert found[2][1] == b"kernel/drivers/net/virtio_net.ko.xz"
     assert found[3][1] == b"kernel/drivers/block/virtio-blk.ko"
@@ -88,12 +92,12 @@ def test_modules_come_after_what_they_need() -> None:
 @pytest.mark.parametrize("name", ["absent", "odd"])
 def test_modules_that_cannot_be_used_are_refused(name: str) -> None:
     with pytest.raises(MalformedError, match=name):
-        modules_with_dependencies((name,), DEPENDENCIES, "", read)
+        modules_with_dependencies((name,), DEPENDENCIES, "", read, bytes)
 
 
 def test_what_is_built_in_is_left_out() -> None:
     built_in = "kernel/fs/ext4/ext4.ko\nkernel/drivers/block/virtio-blk.ko\n"
-    found = modules_with_dependencies(("ext4", "virtio_blk", "failover"), DEPENDENCIES, built_in, read)
+    found = modules_with_dependencies(("ext4", "virtio_blk", "failover"), DEPENDENCIES, built_in, read, bytes)
     assert [name for name, _ in found] == ["failover.ko"]
 
 
@@ -137,8 +141,27 @@ def test_the_script_is_good_sh() -> None:
 
 def test_broken_compression_is_refused() -> None:
     with pytest.raises(MalformedError, match="failover"):
-        modules_with_dependencies(("virtio_net",), DEPENDENCIES, "", lambda path: b"not xz")
+        modules_with_dependencies(("virtio_net",), DEPENDENCIES, "", lambda path: b"not xz", bytes)
 
 
 def test_module_name() -> None:
     assert module_name("kernel/drivers/block/virtio-blk.ko.xz") == "virtio_blk"
+
+
+def test_zstd_is_unpacked_by_its_program(tmp_path: Path) -> None:
+    """With the program itself, and with one that is no zstd."""
+    program = shutil.which("zstd")
+    if program is None:
+        pytest.skip("zstd is not installed")
+    packed = subprocess.run([program, "-c"], input=b"module" * 1000, capture_output=True, check=True).stdout
+    toolbox = Toolbox(tmp_path, lambda: pytest.fail("zstd is here"), search_path=str(Path(program).parent))
+
+    def found(data: bytes) -> list[tuple[str, bytes]]:
+        return modules_with_dependencies(
+            ("erofs",), DEPENDENCIES, "", lambda _: data, unpacker(toolbox, tmp_path)
+        )
+
+    assert found(packed) == [("erofs.ko", b"module" * 1000)]
+    with pytest.raises(MalformedError, match=r"erofs\.ko\.zst cannot be uncompressed"):
+        found(b"no zstd")
+    assert list(tmp_path.iterdir()) == []

@@ -78,7 +78,7 @@ def test_options() -> None:
 
 
 def test_the_kernel_of_a_tree(tmp_path: Path) -> None:
-    found = kernel.guest_kernel(ImageRecipe(), write_tree(tmp_path / "tree.tar"))
+    found = kernel.guest_kernel(ImageRecipe(), write_tree(tmp_path / "tree.tar"), bytes)
     assert (found.version, found.image, found.os_release) == (VERSION, b"kernel", b"ID=debian\n")
     assert found.initrd == initramfs(b"init", [("virtio_blk.ko", b"module")])
     assert found.warnings == ()
@@ -87,10 +87,10 @@ def test_the_kernel_of_a_tree(tmp_path: Path) -> None:
 @pytest.mark.parametrize("versions", [(), (VERSION, "6.1")])
 def test_there_must_be_one_kernel(tmp_path: Path, versions: tuple[str, ...]) -> None:
     with pytest.raises(MalformedError, match=f"{len(versions)} kernels"):
-        kernel.guest_kernel(ImageRecipe(), write_tree(tmp_path / "tree.tar", versions=versions))
+        kernel.guest_kernel(ImageRecipe(), write_tree(tmp_path / "tree.tar", versions=versions), bytes)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     recipe = ImageRecipe.model_validate({"boot": "uki", "root": "verity-ext4"})
     with pytest.raises(MalformedError, match="dm_verity"):
-        kernel.guest_kernel(recipe, write_tree(tmp_path / "tree.tar"))
+        kernel.guest_kernel(recipe, write_tree(tmp_path / "tree.tar"), bytes)
