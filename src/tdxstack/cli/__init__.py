@@ -32,6 +32,7 @@ COMMANDS = {
         "Find TDVF, show what it measures to, give it Secure Boot keys.",
     ),
     "image": ("tdxstack.cli.image:image", "Build and look after guest images."),
+    "cache": ("tdxstack.cli.cache:cache", "See what fills the cache directory, and prune it."),
     "vm": ("tdxstack.cli.vm:vm", "Make, list, show, enter and control machines."),
     "quote": ("tdxstack.cli.quote:quote", "Show and verify quotes of TDs and SGX enclaves."),
     "report": ("tdxstack.cli.report:report", "Show TDREPORTs."),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tdxstack.cli import json_option, print_json
+from tdxstack.cli.amounts import age_text, size_text
 from tdxstack.cli.edge import directories, mirror_options, now, surroundings
 from tdxstack.cli.progress import progress_display
 from tdxstack.cli.sudo import become_invoking_user
@@ -49,8 +49,10 @@ def list_images(as_json: bool) -> None:
         return
     table = Table("NAME", "KEY", "SIZE", "KERNEL", "AGE", "MACHINES", box=None)
     for one in found:
-        age, machines = _age(now() - one.built), ", ".join(one.machines) or "-"
-        table.add_row(one.image.name, one.image.key, _size(one.size), one.image.kernel_version, age, machines)
+        age, machines = age_text(now() - one.built), ", ".join(one.machines) or "-"
+        table.add_row(
+            one.image.name, one.image.key, size_text(one.size), one.image.kernel_version, age, machines
+        )
     Console(soft_wrap=True).print(table)
 
 
@@ -96,7 +98,9 @@ def rm(key: str, dry_run: bool, as_json: bool) -> None:
     if as_json:
         print_json({"would_remove" if dry_run else "removed": one.image.key, "size": one.size})
     else:
-        click.echo(f"{'would remove' if dry_run else 'removed'} {one.image.path.parent}, {_size(one.size)}")
+        click.echo(
+            f"{'would remove' if dry_run else 'removed'} {one.image.path.parent}, {size_text(one.size)}"
+        )
 
 
 @click.command()
@@ -180,7 +184,9 @@ def grow(
             click.echo(f"would run: {image_change.shown(growth, command)}")
     else:
         number = growth.partition.number
-        click.echo(f"{target}: {_size(growth.size)}, partition {number} {_size(growth.partition_size)}")
+        click.echo(
+            f"{target}: {size_text(growth.size)}, partition {number} {size_text(growth.partition_size)}"
+        )
 
 
 def _scratch() -> Path:
@@ -200,11 +206,11 @@ def _refuse_shared(path: Path) -> None:
 def _print_inspection(document: Mapping[str, Any]) -> None:
     console = Console(soft_wrap=True)
     below = f", overlay of {document['backing']}" if document["backing"] else ""
-    click.echo(printable(f"{document['path']}: {document['format']}, {_size(document['size'])}{below}"))
+    click.echo(printable(f"{document['path']}: {document['format']}, {size_text(document['size'])}{below}"))
     click.echo()
     table = Table("PARTITION", "NAME", "TYPE", "START", "SIZE", "CONTENT", box=None)
     for one in document["partitions"]:
-        place = (hex(one["start"]), _size(one["size"]), one["content"] or "-")
+        place = (hex(one["start"]), size_text(one["size"]), one["content"] or "-")
         table.add_row(str(one["number"]), Text(printable(one["name"])), one["type"], *place)
     console.print(table)
     click.echo()
@@ -238,16 +244,3 @@ def _ability(kernel: Mapping[str, Any]) -> str:
     if kernel["td_guest"]:
         return "a TD can run it"
     return f"no TD can run it: built without {', '.join(kernel['missing'])}"
-
-
-def _size(size: int) -> str:
-    if size >= 1 << 30:
-        return f"{size / (1 << 30):.1f} GiB"
-    return f"{size / (1 << 20):.1f} MiB" if size >= 1 << 20 else f"{size / 1024:.1f} KiB"
-
-
-def _age(age: timedelta) -> str:
-    minutes = max(0, int(age.total_seconds() // 60))
-    if minutes < 120:
-        return f"{minutes} min"
-    return f"{minutes // 60} h" if minutes < 48 * 60 else f"{minutes // (24 * 60)} d"

@@ -113,7 +113,7 @@ class _Build:
         if free + used < NEEDED_BYTES:
             raise UnavailableError(
                 f"{self.work} has {free / 1e6:.0f} MB free; building QEMU needs {NEEDED_BYTES / 1e6:.0f} MB",
-                hint="free space there, for instance with `tdx emulator prune`, or set XDG_CACHE_HOME",
+                hint="free space there, for instance with `tdx cache prune`, or set XDG_CACHE_HOME",
             )
 
     def _unpack(self) -> Path:

@@ -163,7 +163,7 @@ def need_space(directory: Path, need: int) -> None:
     if free < need:
         raise UnavailableError(
             f"{directory} has {free / 1e9:.1f} GB free, and a guest image needs {need / 1e9:.1f} GB",
-            hint="free space, for instance with `tdx emulator prune`",
+            hint="free space, for instance with `tdx cache prune`",
         )
 
 

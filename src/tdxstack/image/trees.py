@@ -89,11 +89,11 @@ def tree_of(
     if lock is None and not refresh:
         found = [(path.stat().st_mtime, path.parent) for path in (cache / "trees").glob(f"{stem}-*/{_TREE}")]
         if found:
-            return _load(max(found)[1])
+            return load(max(found)[1])
     if lock is not None:
         for path in (cache / "trees").glob(f"{stem}-*/{_TREE}"):
             if path.parent.name.endswith(_digest(_locked_identities(lock))):
-                return _load(path.parent)
+                return load(path.parent)
     return _make(recipe, origin, cache, stem, uid, report, lock)
 
 
@@ -133,7 +133,7 @@ def _make(
             }
             (result / _TREE).write_text(json.dumps(record, indent=1))
             publish(result, place)
-    return _load(place)
+    return load(place)
 
 
 def _extract_loaders(debs: Sequence[Deb], distribution: Distribution, work: Path, result: Path) -> None:
@@ -146,7 +146,8 @@ def _extract_loaders(debs: Sequence[Deb], distribution: Distribution, work: Path
         shutil.copyfile(root / path, result / name)
 
 
-def _load(place: Path) -> Tree:
+def load(place: Path) -> Tree:
+    """The tree in a directory. Raises `MalformedError` where it is damaged, `OSError` where there is none."""
     try:
         record = json.loads((place / _TREE).read_text())
         lock = Lock.parse(record.pop("lock").encode())

@@ -197,12 +197,6 @@ class AptRoot:
                 )
             partial.replace(destination)
 
-    def prune(self) -> None:
-        """Delete all downloaded packages; lists are kept."""
-        with self._locked():
-            for directory in (self._archives, self.directory / "cache/sources"):
-                shutil.rmtree(directory, ignore_errors=True)
-
     def _releases(self) -> list[Release]:
         return [self._release(suite) for suite in self.suites]
 
@@ -388,7 +382,7 @@ def _need_space(directory: Path, size: int) -> None:
     if free < size:
         raise UnavailableError(
             f"{directory} has {free / 1e6:.0f} MB free and {size / 1e6:.0f} MB are to be downloaded",
-            hint="free space there, for instance with `tdx emulator prune`",
+            hint="free space there, for instance with `tdx cache prune`",
         )
 
 

@@ -10,7 +10,7 @@ _MEANINGS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (
         ("No space left on device", "enough free space"),
         "there is no space left for packages",
-        "free space below the cache directory, for instance with `tdx emulator prune`",
+        "free space below the cache directory, for instance with `tdx cache prune`",
     ),
     (
         (

@@ -157,7 +157,8 @@ class Toolbox:
     def tree(self, toolset: str, report: Report = silent, *, refresh: bool = False) -> Path:
         """The root of the unpacked packages of `toolset`, fetched first if need be.
 
-        `refresh` looks for newer versions; a tree in use stays until `prune`. Raises as `program` does.
+        `refresh` looks for newer versions; the older tree stays, as somebody may be using it. Raises as
+        `program` does.
         """
         wanted = TOOLSETS.get(toolset)
         if wanted is None:
@@ -191,18 +192,6 @@ class Toolbox:
     def status(self) -> list[Program]:
         """Every known program as it is now, without fetching anything."""
         return [self.find(name) for name in sorted(_TOOLS)]
-
-    def prune(self) -> list[Path]:
-        """Delete the trees that newer ones have replaced, and return where they were."""
-        gone = []
-        for toolset in TOOLSETS:
-            with files.lock(self._directory / f".{toolset}.lock"):
-                current = self._read(toolset).get("tree")
-                for path in sorted(self._directory.glob(f"{toolset}-{'[0-9a-f]' * 16}")):
-                    if path.name != current:
-                        shutil.rmtree(path)
-                        gone.append(path)
-        return gone
 
     def find(self, name: str) -> Program:
         """The program `name` as it is now, not fetched. Raises `UsageError` where no toolset has it."""

@@ -63,7 +63,8 @@ def _service_td(value: object) -> bytes:
     return _NO_SERVICE_TD if value == "none" else _octets(48)(value)
 
 
-def _duration(value: object) -> timedelta:
+def read_duration(value: object) -> timedelta:
+    """A time such as "30 days" or "12h". Raises `ValueError` for anything else."""
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError(f"{str(value)[:40]!r} is no duration such as '30 days' or '12 hours'")
@@ -86,7 +87,7 @@ Some32 = Annotated[list[Octets32] | None, BeforeValidator(_listed), Field(min_le
 Some48 = Annotated[list[Octets48] | None, BeforeValidator(_listed), Field(min_length=1)]
 Some64 = Annotated[list[Octets64] | None, BeforeValidator(_listed), Field(min_length=1)]
 Advisory = Annotated[str, Field(pattern=r"^INTEL-SA-\d{5}$")]
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Duration = Annotated[timedelta, BeforeValidator(read_duration)]
 
 
 class _Strict(BaseModel):

@@ -145,4 +145,6 @@ def test_nothing_is_written_to_find_out_that_there_is_nothing(tmp_path: Path) ->
     assert json.loads(run(tmp_path, "vm", "list", "--json").stdout) == {"machines": []}
     assert json.loads(run(tmp_path, "emulator", "status", "--json").stdout) == {"emulators": []}
     assert json.loads(run(tmp_path, "image", "list", "--json").stdout) == {"images": []}
+    assert json.loads(run(tmp_path, "cache", "list", "--json").stdout)["entries"] == []
+    assert json.loads(run(tmp_path, "cache", "prune", "--json").stdout) == {"deleted": [], "size": 0}
     assert list(tmp_path.iterdir()) == []
