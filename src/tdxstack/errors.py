@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -44,3 +46,14 @@ class UnavailableError(TdxError):
 
 class CommandError(UnavailableError):
     """A program that tdxstack ran has failed or overran its time."""
+
+
+@contextlib.contextmanager
+def about(name: str) -> Iterator[None]:
+    """Let a `MalformedError` from here say which file it is about, where it does not already."""
+    try:
+        yield
+    except MalformedError as error:
+        if name in error.message:
+            raise
+        raise MalformedError(f"{name}: {error.message}", hint=error.hint) from None

@@ -12,7 +12,7 @@ import click
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.edge import mirror_options, now, surroundings
 from tdxstack.cli.progress import ProgressDisplay, progress_display
-from tdxstack.errors import UnavailableError, UsageError
+from tdxstack.errors import UnavailableError, UsageError, about
 from tdxstack.files import write_atomically
 from tdxstack.firmware.certificates import certificate_warnings
 from tdxstack.firmware.contents import open_contents
@@ -76,6 +76,8 @@ def enroll_keys(
                 )
             file = present.path
         image = read_image(file)
+        with about(f"firmware {file}"):
+            contents = open_contents(image)
         warnings = [warning for path in (*db, *dbx) for warning in certificate_warnings(path, now())]
         for warning in warnings:
             display.note(f"warning: {warning}")
@@ -83,7 +85,7 @@ def enroll_keys(
         own = {} if setup_mode else {name: certificate_file(directory, name) for name in NAMES}
         enrollment = Enrollment(own, keep=not no_microsoft, db=db, dbx=dbx)
         program = (workshop.toolbox.find if dry_run else workshop.toolbox.program)("virt-fw-vars")
-        command = enroll_command(program.argv(), file, open_contents(image), enrollment, DBX_FILE, output)
+        command = enroll_command(program.argv(), file, contents, enrollment, DBX_FILE, output)
         if dry_run:
             _print_plan(command, None if setup_mode or directory.exists() else directory, as_json)
             return

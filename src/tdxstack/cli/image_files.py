@@ -16,7 +16,7 @@ from tdxstack.cli.amounts import age_text, size_text
 from tdxstack.cli.edge import directories, mirror_options, now, surroundings
 from tdxstack.cli.progress import progress_display
 from tdxstack.cli.sudo import become_invoking_user
-from tdxstack.errors import UsageError
+from tdxstack.errors import UsageError, about
 from tdxstack.firmware.contents import open_contents
 from tdxstack.firmware.find import read_image
 from tdxstack.run import command_line
@@ -75,7 +75,8 @@ def inspect(image: str, firmware: Path | None, mirror: str, require_fresh: bool,
             here = workshop.firmware_here()
             firmware = here.path if here else None
         own = workshop.own_keys() if workshop.own_keys_directory.exists() else None
-        contents = open_contents(read_image(firmware)) if firmware else None
+        with about(f"firmware {firmware}"):
+            contents = open_contents(read_image(firmware)) if firmware else None
         found = inspect_image(path, contents, own, workshop.toolbox, _scratch(), report=display.report)
     document = found.to_json() | {"firmware": str(firmware) if firmware else None}
     if as_json:

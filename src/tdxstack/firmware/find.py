@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tdxstack.abi.tdvf import parse_image
-from tdxstack.errors import MalformedError, UnavailableError
+from tdxstack.errors import MalformedError, UnavailableError, about
 from tdxstack.firmware.descriptor import Descriptor
 
 INTEL_TDX = "intel-tdx"
@@ -66,7 +66,8 @@ def open_image(path: Path) -> Firmware:
     Raises `UnavailableError` where it cannot be read, and `MalformedError` where it cannot start a TD.
     """
     data = read_image(path)
-    parse_image(data)
+    with about(f"firmware {path}"):
+        parse_image(data)
     return Firmware(path, None, path.name, frozenset(), hashlib.sha256(data).hexdigest())
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tdxstack.abi.tdvf import CFV, Section
+from tdxstack.errors import about
 from tdxstack.firmware.contents import Contents, open_contents
 from tdxstack.measurement.mrtd import mrtd
 
@@ -16,7 +17,8 @@ def describe(path: Path, image: bytes) -> dict[str, object]:
 
     Raises `MalformedError` for what is no firmware image, or a broken one.
     """
-    contents = open_contents(image)
+    with about(f"firmware {path}"):
+        contents = open_contents(image)
     return {
         "path": str(path),
         "sha256": hashlib.sha256(image).hexdigest(),

@@ -18,7 +18,7 @@ from tdxstack.measurement.event_data import UefiVariable
 from tdxstack.measurement.expected import ExpectedEvent, Prediction
 from tdxstack.measurement.firmware_boot import CALLING, GLOBAL
 from tdxstack.measurement.loader_boot import EXIT_FAILED
-from tdxstack.measurement.mrtd import mrtd
+from tdxstack.measurement.mrtd import Mrtd
 from tdxstack.prediction.disk_boot import Start, disk_events
 
 SOURCE = "the log of such a TD"
@@ -58,15 +58,16 @@ class LoggedKeys:
         return cls(filled, SecureBoot.SETUP if setup else SecureBoot.DISABLED)
 
 
-def predict_after(log: EventLog, firmware: bytes, disk: Path) -> Prediction:
-    """What a TD of that platform will measure when it starts from `disk`; `firmware` is the platform's.
+def predict_after(log: EventLog, firmware: Mrtd, disk: Path, called: Path | None = None) -> Prediction:
+    """What a TD of that platform will measure when it starts from `disk`; `firmware` is its firmware's MRTD.
 
-    Raises `MalformedError` for a log that does not show a boot, `UnavailableError` where the disk is missing.
+    Reasons name the disk as it is `called`. Raises `MalformedError` for a log that does not show a boot,
+    `UnavailableError` where the disk is missing.
     """
     taken = _platform_events(log.events)
     flushes = any(event.data == EXIT_FAILED for event in log.events)
     start = Start(LoggedKeys.of(taken), flushes, None, one_disk=True)
-    return Prediction((*map(_as_expected, taken), *disk_events(disk, start)), mrtd(firmware))
+    return Prediction((*map(_as_expected, taken), *disk_events(disk, start, called)), firmware)
 
 
 def _platform_events(events: tuple[Event, ...]) -> tuple[Event, ...]:

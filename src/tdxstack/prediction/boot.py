@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from tdxstack.errors import MalformedError, UnavailableError
+from tdxstack.errors import MalformedError, UnavailableError, about
 from tdxstack.firmware.contents import Contents, open_contents
 from tdxstack.firmware.variables import SecureBoot
 from tdxstack.machine.stopped import Launch
@@ -36,15 +37,18 @@ NO_RELEASE = "does not say which release of edk2 it is; by what it holds, it is 
 SAVED_ELSEWHERE = "this firmware, built without Secure Boot, restores variables from NvVars on the disk"
 
 
-def predict(launch: Launch, firmware: bytes, machine: Hardware, disk: Path | None) -> Prediction:
+def predict(
+    launch: Launch, firmware: bytes, machine: Hardware, disk: Path | None, called: Path | None = None
+) -> Prediction:
     """Every event of a boot, and the registers that they make.
 
-    `firmware` is the content of the machine's firmware file, `disk` the image in its disk.
-    What cannot be known is in the prediction with the reason. A firmware that measures nothing leaves no
-    events, and zeros in the registers. Raises `MalformedError` for a firmware that
+    `firmware` is the content of the machine's firmware file, `disk` the image in its disk, which reasons
+    name as it is `called`. What cannot be known is in the prediction with the reason. A firmware that
+    measures nothing leaves no events, and zeros in the registers. Raises `MalformedError` for a firmware that
     no TD can start with or a disk that cannot be read, `UnavailableError` where a file is missing.
     """
-    contents = open_contents(firmware)
+    with about(f"firmware {launch.firmware}"):
+        contents = open_contents(firmware)
     check_firmware(contents, str(launch.firmware))
     if not contents.measures:
         # Without the firmware's measurement protocol, boot loaders and the kernel do not measure either.
@@ -57,7 +61,7 @@ def predict(launch: Launch, firmware: bytes, machine: Hardware, disk: Path | Non
     if launch.kernel is None:
         tables, alone = machine.files[SMBIOS_TABLES], len(machine.disks) <= 1
         start = Start(contents, contents.profile.shown.fat_flush, tables, alone)
-        events = [*before, *ready, *disk_events(disk, start)]
+        events = [*before, *ready, *disk_events(disk, start, called)]
     else:
         program, after = _direct_kernel(launch, launch.kernel, contents, machine, volumes)
         events = [*before, *program, *ready, *after]
@@ -90,34 +94,42 @@ def _direct_kernel(
     if kernel != file and not machine.td_cpu:
         return [], unknown_rest(KERNEL_DOES, str(path), HEADER_OPEN)
     keys = Keys(contents)
+    program: list[ExpectedEvent] = []
+    running: list[ExpectedEvent] = []
     try:
-        image = Image.parse(kernel)
-        event = program_event(image, KERNEL, str(path))
-        if from_qemu != file:
-            other = Image.parse(from_qemu if kernel == file else file)
-            event = replace(event, other_header=other.digest())
-        program = [*keys.firmware_lets(image, KERNEL), event]
-        unified = UnifiedKernel.parse(image)
-        if unified is None:
-            running = _bare_kernel(file, path, options, initrd)
-        elif launch.initrd:
-            return [], unknown_rest(KERNEL_DOES, str(path), NO_SECOND_INITRD)
-        else:
-            tables = machine.files[SMBIOS_TABLES]
-            found = unified.events(options, str(path), secure_boot=keys.enforced, smbios_tables=tables)
-            running = list(found)
+        with about(str(path)):
+            image = Image.parse(kernel)
+            event = program_event(image, KERNEL, str(path))
+            if from_qemu != file:
+                other = Image.parse(from_qemu if kernel == file else file)
+                event = replace(event, other_header=other.digest())
+            program += [*keys.firmware_lets(image, KERNEL), event]
+            unified = UnifiedKernel.parse(image)
+            if unified is None:
+                running += _bare_kernel(file, options, initrd)
+            else:
+                running.extend(_unified_kernel(unified, launch, options, machine, enforced=keys.enforced))
     except MalformedError as error:
-        return [], unknown_rest(KERNEL_DOES, str(path), error.message)
+        return program, [*running, *unknown_rest(KERNEL_DOES, str(path), error.message)]
     retried = contents.profile.shown.fat_flush and volumes.fat
     return program, [*running, *exit_events(retried=retried)]
 
 
-def _bare_kernel(file: bytes, path: Path, options: str, initrd: bytes) -> list[ExpectedEvent]:
+def _bare_kernel(file: bytes, options: str, initrd: bytes) -> list[ExpectedEvent]:
     if kernel_version(file) is None:
         raise MalformedError(
-            f"{path} is no Linux kernel (bzImage) that states its version", hint="give a Linux kernel"
+            "it is no Linux kernel (bzImage) that states its version", hint="give a Linux kernel"
         )
     return stub_events(file, options, initrd, terminated=True)
+
+
+def _unified_kernel(
+    unified: UnifiedKernel, launch: Launch, options: str, machine: Hardware, *, enforced: bool
+) -> Iterator[ExpectedEvent]:
+    if launch.initrd is not None:
+        raise MalformedError(NO_SECOND_INITRD, hint="leave the other initrd out")
+    tables = machine.files[SMBIOS_TABLES]
+    yield from unified.events(options, str(launch.kernel), secure_boot=enforced, smbios_tables=tables)
 
 
 def _read(path: Path) -> bytes:

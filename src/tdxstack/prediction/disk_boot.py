@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tdxstack.abi.event_log import EV_IPL
-from tdxstack.errors import MalformedError
+from tdxstack.errors import MalformedError, about
 from tdxstack.firmware.variables import KeyState
 from tdxstack.measurement.expected import ExpectedEvent, hashed, unknown_rest
 from tdxstack.measurement.loader_boot import (
@@ -59,17 +59,17 @@ class Start:
     one_disk: bool
 
 
-def disk_events(disk: Path | None, start: Start) -> list[ExpectedEvent]:
+def disk_events(disk: Path | None, start: Start, called: Path | None = None) -> list[ExpectedEvent]:
     """The events from the first program of a disk to the kernel's first instruction.
 
-    What cannot be known is one event for each register that it concerns, with the reason.
-    Raises `UnavailableError` where the disk image is missing.
+    What cannot be known is one event for each register that it concerns, with the reason, which names the
+    disk as it is `called`. Raises `UnavailableError` where the disk image is missing.
     """
     found: list[ExpectedEvent] = []
     if disk is None:
         return unknown_rest(LOADER_DOES, SOURCE, "the machine has no disk and no kernel of its own")
     try:
-        with open_disk(disk) as opened:
+        with open_disk(disk) as opened, about(f"disk image {called or disk}"):
             found.extend(_DiskBoot(opened, start).events())
     except MalformedError as error:
         found += unknown_rest(LOADER_DOES, SOURCE, error.message)
@@ -111,10 +111,12 @@ class _DiskBoot:
 
     def events(self) -> Iterator[ExpectedEvent]:
         loader = self._image(LOADER)
-        yield from self._keys.firmware_lets(loader, LOADER)
+        with about(LOADER):
+            yield from self._keys.firmware_lets(loader, LOADER)
         yield partitions_event(self._table.measured)
         yield program_event(loader, LOADER, SOURCE)
-        shim = Shim.parse(loader)
+        with about(LOADER):
+            shim = Shim.parse(loader)
         if shim is None:
             yield from self._run(loader, LOADER, None)
         else:
@@ -128,14 +130,15 @@ class _DiskBoot:
 
     def _load(self, image: Image, name: str, shim: Shim | None) -> Iterator[ExpectedEvent]:
         """A program that shim loads, or the firmware where there is none."""
-        yield from self._keys.let(image, name, shim)
+        with about(name):
+            yield from self._keys.let(image, name, shim)
         yield program_event(image, name, SOURCE)
 
     def _run(self, program: Image, name: str, shim: Shim | None) -> Iterator[ExpectedEvent]:
         """What a first program does, or shim's second stage."""
-        unified, version = UnifiedKernel.parse(program), systemd_boot_version(program)
+        unified, version = _unified_kernel(program, name), systemd_boot_version(program)
         if unified is not None:
-            yield from self._unified(unified, self._esp, name, "", shim)
+            yield from self._unified(unified, self._esp, name, "")
         elif version is not None:
             yield from self._systemd_boot(version, name, shim)
         elif shim is not None and program.section(GRUB_MODULES) is not None:
@@ -144,7 +147,7 @@ class _DiskBoot:
             raise MalformedError(f"{name} is a boot loader that is not known", hint=USE_KNOWN)
 
     def _unified(
-        self, unified: UnifiedKernel, volume: Fat, path: str, options: str, shim: Shim | None
+        self, unified: UnifiedKernel, volume: Fat, path: str, options: str
     ) -> Iterator[ExpectedEvent]:
         if unified.stub == NEW_STUB:
             raise MalformedError(
@@ -158,7 +161,8 @@ class _DiskBoot:
                     hint="build it into the unified kernel image",
                 )
         # An option that edk2 made by itself gives the program no load options.
-        yield from unified.events(options, path, secure_boot=self._keys.enforced, smbios_tables=b"")
+        with about(path):
+            yield from unified.events(options, path, secure_boot=self._keys.enforced, smbios_tables=b"")
 
     def _systemd_boot(self, version: int, itself: str, shim: Shim | None) -> Iterator[ExpectedEvent]:
         partition = next((part for part in self._table.partitions if part.type == EXTENDED), None)
@@ -175,36 +179,36 @@ class _DiskBoot:
                 meaning = f"systemd-boot's {systemd_boot.CONFIGURATION}"
                 yield hashed("rtmr1", EV_IPL, choice.configuration, meaning, SOURCE)
         entry = choice.entry
-        program = Image.parse(entry.volume.read(entry.program) or b"")
+        program = _program(entry.volume.read(entry.program) or b"", entry.program)
         initrd, options = choice.initrd, choice.options
         yield from self._load(program, entry.program, shim)
         if options:
             data = (options + "\0").encode("utf-16-le")
             yield hashed("rtmr2", EV_IPL, data, f"load options from systemd-boot: {options}", SOURCE)
-        unified = UnifiedKernel.parse(program)
+        unified = _unified_kernel(program, entry.program)
         if unified is None:
-            if kernel_version(program.data) is None:
-                raise MalformedError(f"{entry.program} is no Linux kernel", hint=USE_KNOWN)
+            _check_kernel(program.data, entry.program)
             yield from stub_events(program.data, options, initrd, terminated=True)
         elif initrd:
             raise MalformedError(
                 f"{entry.name} gives a unified kernel image a second initrd", hint="build it into the image"
             )
         else:
-            yield from self._unified(unified, entry.volume, entry.program, options, shim)
+            yield from self._unified(unified, entry.volume, entry.program, options)
 
     def _grub(self, program: Image, shim: Shim) -> Iterator[ExpectedEvent]:
         boot = self._grub_boot(program)
         if self._keys.enforced:
             # Without Secure Boot, GRUB loads the kernel by itself: nobody measures it.
-            yield from self._load(Image.parse(boot.kernel), boot.kernel_path, shim)
+            yield from self._load(_program(boot.kernel, boot.kernel_path), boot.kernel_path, shim)
+        _check_kernel(boot.kernel, boot.kernel_path)
         yield from stub_events(boot.kernel, boot.command_line, boot.initrd, terminated=False)
 
     def _image(self, path: str) -> Image:
         data = self._esp.read(path)
         if data is None:
             raise MalformedError(f"the EFI system partition has no file {path}", hint="install a boot loader")
-        return Image.parse(data)
+        return _program(data, path)
 
     def _grub_boot(self, grub: Image) -> GrubBoot:
         if GRUB_MEASURES in grub.data and GRUB_ASKS_FOR_TPM not in grub.data:
@@ -229,3 +233,18 @@ class _DiskBoot:
         others = name_others(self._disk, self._table.partitions, volumes)
         secure_boot = self._keys.enforced
         return follow(start, path, [*volumes.values()], secure_boot=secure_boot, others=others)
+
+
+def _program(data: bytes, path: str) -> Image:
+    with about(path):
+        return Image.parse(data)
+
+
+def _unified_kernel(program: Image, path: str) -> UnifiedKernel | None:
+    with about(path):
+        return UnifiedKernel.parse(program)
+
+
+def _check_kernel(data: bytes, path: str) -> None:
+    if kernel_version(data) is None:
+        raise MalformedError(f"{path} is no Linux kernel", hint=USE_KNOWN)

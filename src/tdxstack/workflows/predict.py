@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tdxstack.abi.event_log import EventLog
-from tdxstack.errors import CommandError, UnavailableError, UsageError
+from tdxstack.errors import CommandError, UnavailableError, UsageError, about
 from tdxstack.files import Directories
 from tdxstack.firmware.find import read_image
 from tdxstack.host.module import ModuleFile, Releases, read_sound_module
@@ -18,6 +18,7 @@ from tdxstack.machine.spec_parts import Kind
 from tdxstack.machine.stopped import Launch
 from tdxstack.machine.store import MachineStore
 from tdxstack.measurement.expected import Prediction
+from tdxstack.measurement.mrtd import mrtd
 from tdxstack.platform import choose_platform
 from tdxstack.prediction.after_log import SOURCE, predict_after
 from tdxstack.prediction.boot import predict
@@ -106,14 +107,16 @@ def _after_log(log: Path, spec: MachineSpec, workshop: Workshop, scratch: Path) 
     if spec.firmware is None or spec.image is None:
         raise UsageError("a log needs the platform's firmware and a disk image", hint="give both")
     disk = spec.image.path
+    with about(f"firmware {spec.firmware}"):
+        measured = mrtd(read_image(spec.firmware))
     try:
-        events = EventLog.parse(log.read_bytes())
+        data = log.read_bytes()
     except OSError as error:
         raise UnavailableError(
             f"{log} cannot be read: {error.strerror}", hint="give the event log (CCEL) of a TD"
         ) from None
-    with readable(disk, workshop.toolbox, scratch) as form:
-        prediction = predict_after(events, read_image(spec.firmware), form)
+    with readable(disk, workshop.toolbox, scratch) as form, about(f"event log {log}"):
+        prediction = predict_after(EventLog.parse(data), measured, form, disk)
     note = f"{sum(event.source == SOURCE for event in prediction.events)} events are taken from {log}"
     return PredictResult(prediction, False, spec.firmware, None, disk, (note,))
 
@@ -137,7 +140,7 @@ def _of_machine(
         prediction = predict(launch, firmware, machine, None)
     else:
         with readable(disk, workshop.toolbox, scratch) as form:
-            prediction = predict(launch, firmware, machine, form)
+            prediction = predict(launch, firmware, machine, form, disk)
     silent = "" if prediction.events else f"{launch.firmware} {MEASURES_NOTHING}"
     notes = tuple(note for note in (prediction.guess, silent) if note)
     return PredictResult(prediction, emulated, launch.firmware, launch, disk, notes)
@@ -162,13 +165,14 @@ def _new_machine(
     choice = choose_platform(surroundings.host, spec.platform)
     spec = spec.changed(name=PLACEHOLDER, platform=choice.platform)
     qemu = tuple(workshop.emulator().argv_prefix) if choice.emulated else (workshop.host_qemu(),)
+    firmware = workshop.firmware(spec.firmware).path
     disk = None if spec.diskless else spec.image.path if spec.image else workshop.image().path
     # Only named in the command line: neither secrets nor disks are opened for a prediction.
     silicon = EmulatedSilicon(Path("/dev/null"), bytes(48), bytes(16), bytes(16))
     placement = Placement(
         platform=choice.platform,
         qemu=qemu,
-        firmware=workshop.firmware(spec.firmware).path,
+        firmware=firmware,
         authorized_key="",
         silicon=silicon if choice.emulated else None,
         vsock_cid=FIRST_VSOCK_CID,

@@ -121,6 +121,8 @@ def test_report_names_everything(tmp_path_factory: pytest.TempPathFactory) -> No
     assert isinstance(document["variables"], list)
     assert document["variables"][0]["name"] == "PK"
     assert describe(path, made.firmware(metadata=False))["mrtd"] is None
+    with pytest.raises(MalformedError, match=r"firmware .*x\.fd: firmware volumes: the volume at"):
+        describe(path, made.firmware()[:0x1000])
 
 
 @given(st.data())

@@ -10,6 +10,7 @@ import pytest
 from tdxstack.abi.event_log import ALG_SHA384, Event, EventLog, SpecId
 from tdxstack.errors import MalformedError
 from tdxstack.measurement.expected import Prediction
+from tdxstack.measurement.mrtd import mrtd
 from tdxstack.prediction.after_log import SOURCE, predict_after
 from tests.unit.firmware import firmware_images, test_signatures
 from tests.unit.measurement.comparison import logs
@@ -23,7 +24,7 @@ BOOTED = (logs.gpt(logs.OWNER), logs.image(b"shim"), logs.action(b"Exit Boot Ser
 
 
 def after(events: tuple[Event, ...], path: Path) -> Prediction:
-    return predict_after(EventLog(HEADER, events), firmware_images.firmware(), path)
+    return predict_after(EventLog(HEADER, events), mrtd(firmware_images.firmware()), path)
 
 
 def test_the_platform_s_events_stay_and_the_disk_s_are_predicted(tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tdxstack.abi import event_log
 from tdxstack.errors import MalformedError
 from tdxstack.machine.stopped import Launch
 from tdxstack.measurement.expected import Prediction
+from tdxstack.measurement.firmware_boot import CALLING
 from tdxstack.prediction.boot import predict
 from tdxstack.prediction.hardware import Hardware, PciFunction
 from tests.unit.firmware import firmware_images, test_signatures
@@ -49,13 +51,19 @@ def kernel(version: str = "6.12.0-test", *signatures: bytes) -> bytes:
     return bytes(made)
 
 
+def of_grub(configuration: str, shim: bytes | None = None) -> disks.Tree:
+    """Files by which a shim starts a GRUB with that configuration."""
+    boot: disks.Tree = {"BOOTX64.EFI": shim or shim_program(), "grubx64.efi": GRUB}
+    return {"EFI": {"BOOT": boot, "test": {"grub.cfg": configuration.encode("latin-1")}}}
+
+
 def systemd_boot(version: str = "257.13") -> bytes:
     return pe_images.program({".sdmagic": f"#### LoaderInfo: systemd-boot {version} ####".encode()})
 
 
-def of_systemd_boot(program: bytes) -> disks.Tree:
+def of_systemd_boot(program: bytes, options: str = "quiet") -> disks.Tree:
     """Files by which it starts a program."""
-    entry = b"linux /vmlinuz\ninitrd /initrd\noptions quiet"
+    entry = f"linux /vmlinuz\ninitrd /initrd\noptions {options}".encode()
     loader: disks.Tree = {"loader.conf": b"timeout 0\n", "entries": {"a.conf": entry}}
     return {"loader": loader, "vmlinuz": program, "initrd": b"initrd"}
 
@@ -65,8 +73,7 @@ def launch(*options: str) -> Launch:
 
 
 def disk(tmp_path: Path, esp: disks.Tree | None = None) -> Path:
-    boot: disks.Tree = {"BOOTX64.EFI": shim_program(), "grubx64.efi": GRUB}
-    whole: disks.Tree = {"EFI": {"BOOT": boot, "test": {"grub.cfg": CONFIG.encode()}}}
+    whole = of_grub(CONFIG)
     path = tmp_path / "disk.raw"
     path.write_bytes(disks.disk(whole if esp is None else esp, {"vmlinuz": kernel(), "initrd": b"initrd"}))
     return path
@@ -238,8 +245,11 @@ def test_secure_boot_names_the_keys(tmp_path: Path) -> None:
     ("esp", "problem"),
     [
         ({}, "no file EFI/BOOT/BOOTX64.EFI"),
-        ({"EFI": {"BOOT": {"BOOTX64.EFI": b"text"}}}, "PE image"),
-        ({"EFI": {"BOOT": {"BOOTX64.EFI": pe_images.program({".linux": b"k"})}}}, "not systemd-stub"),
+        ({"EFI": {"BOOT": {"BOOTX64.EFI": b"text"}}}, "EFI/BOOT/BOOTX64.EFI: PE image"),
+        (
+            {"EFI": {"BOOT": {"BOOTX64.EFI": pe_images.program({".linux": b"k"})}}},
+            "EFI/BOOT/BOOTX64.EFI: unified kernel image: its stub is not systemd-stub",
+        ),
         ({"EFI": {"BOOT": {"BOOTX64.EFI": unified_program(magic=NEW_MAGIC)}}}, "adds a secret to the initrd"),
         (
             {
@@ -266,14 +276,73 @@ def test_secure_boot_names_the_keys(tmp_path: Path) -> None:
             {"EFI": {"BOOT": {"BOOTX64.EFI": shim_program(), "fbx64.efi": b"x"}}},
             "makes boot options",
         ),
+        ({"EFI": {"BOOT": {"BOOTX64.EFI": shim_program(), "grubx64.efi": b"MZ"}}}, "grubx64.efi: PE image"),
         ({"EFI": {"BOOT": {"BOOTX64.EFI": shim_program(), "grubx64.efi": GRUB}}}, "has 0 configurations"),
+        (of_grub("menuentry 'unclosed { linux /vmlinuz }\n"), "/EFI/test/grub.cfg, line 1: "),
+        (of_grub("\0\xff\0"), "/EFI/test/grub.cfg"),
+        (of_grub(CONFIG.replace("linux /vmlinuz", "linux /initrd")), "/initrd is no Linux kernel"),
     ],
 )
 def test_what_a_disk_keeps_from_knowing_is_named(tmp_path: Path, esp: disks.Tree, problem: str) -> None:
-    prediction = of_disk(disk(tmp_path, esp))
+    path = disk(tmp_path, esp)
+    prediction = of_disk(path)
     assert {event.register for event in prediction.unpredicted} == {"rtmr0", "rtmr1", "rtmr2"}
-    assert all(problem in event.reason for event in prediction.unpredicted)
+    for event in prediction.unpredicted:
+        assert event.reason.startswith(f"disk image {path}: ")
+        assert problem in event.reason
     assert prediction.registers["mrtd"] is not None
+    known = of_disk(disk(tmp_path)).events
+    separator = next(number for number, event in enumerate(known) if event.type == event_log.EV_EFI_GPT_EVENT)
+    assert prediction.events[:separator] == known[:separator]
+
+
+def test_a_disk_that_starts_nothing_is_named(tmp_path: Path) -> None:
+    whole = disk(tmp_path).read_bytes()
+    no_esp = disks.gpt(esp_type=disks.LINUX_TYPE)
+    path = tmp_path / "given"
+    for data, problem in (
+        (no_esp + whole[len(no_esp) :], "the disk has no EFI system partition"),
+        (bytes(1 << 20), "it has no GUID partition table"),
+        (b"", "it has no GUID partition table"),
+        (disks.qcow2(whole)[: 4 << 16], "it is cut short"),
+    ):
+        path.write_bytes(data)
+        unpredicted = of_disk(path).unpredicted
+        assert len(unpredicted) == 3
+        assert all(one.reason.startswith(f"disk image {path}: ") for one in unpredicted)
+        assert all(problem in one.reason for one in unpredicted)
+        assert all(one.reason.count(str(path)) == 1 for one in unpredicted)
+
+
+def test_a_disk_is_named_as_the_user_calls_it(tmp_path: Path) -> None:
+    path, called = disk(tmp_path, {}), Path("mine.qcow2")
+    unpredicted = predict(launch(), firmware_images.firmware(), HARDWARE, path, called).unpredicted
+    assert {one.reason.partition(": ")[0] for one in unpredicted} == {"disk image mine.qcow2"}
+
+
+def test_a_kernel_from_qemu_that_is_not_followed_is_named_and_its_program_predicted(tmp_path: Path) -> None:
+    path = tmp_path / "kernel"
+    foreign = pe_images.program({".linux": b"k"})
+    other = pe_images.program({".text": b"k"})
+    for program, problem, known in (
+        (b"text", "PE image: it has no PE signature", False),
+        (foreign, "unified kernel image: its stub is not systemd-stub", True),
+        (other, "it is no Linux kernel", True),
+    ):
+        path.write_bytes(program)
+        prediction = predict(launch("-kernel", str(path)), firmware_images.firmware(), HARDWARE, None)
+        assert {one.reason for one in prediction.unpredicted} == {prediction.unpredicted[0].reason}
+        assert prediction.unpredicted[0].reason.startswith(f"{path}: {problem}")
+        assert prediction.registers["rtmr1"] is None
+        found = digests(prediction, "rtmr1")
+        assert (found[0] == pe_images.digest(program)) if known else found[0] == sha384(CALLING)
+
+
+@pytest.mark.parametrize("size", [0, 100, 0x1000, 0x5000, firmware_images.SIZE - 1])
+def test_a_firmware_that_is_cut_short_is_named(size: int) -> None:
+    with pytest.raises(MalformedError, match=r"firmware\.fd") as caught:
+        predict(launch(), firmware_images.firmware()[:size], HARDWARE, None)
+    assert caught.value.hint
 
 
 def test_an_encrypted_root_is_named(tmp_path: Path) -> None:
