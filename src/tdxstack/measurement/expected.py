@@ -20,7 +20,9 @@ class ExpectedEvent:
 
     `register` is rtmr0, rtmr1 or rtmr2; `digest` has 48 bytes, or is None where it cannot be known
     beforehand: `reason` then says why. `source` names the input that it comes from. `and_more`: it stands
-    for all that follows in its register, and nobody knows how many events that is.
+    for all that follows in its register, and nobody knows how many events that is. `other_header` is the
+    digest that a kernel has where QEMU does otherwise with its setup header. `data` is what the log will
+    hold with the event, where that is the structure that was measured.
     """
 
     register: str
@@ -31,6 +33,7 @@ class ExpectedEvent:
     reason: str = ""
     and_more: bool = False
     other_header: bytes | None = None
+    data: bytes | None = None
 
     @property
     def type_name(self) -> str:
@@ -48,12 +51,17 @@ class ExpectedEvent:
         }
         if self.other_header is not None:
             document["other_header"] = self.other_header.hex()
+        if self.data is not None:
+            document["data"] = self.data.hex()
         return document | ({"reason": self.reason} if self.reason else {})
 
 
-def hashed(register: str, kind: int, data: bytes, meaning: str, source: str) -> ExpectedEvent:
-    """The event whose digest is that of `data`."""
-    return ExpectedEvent(register, kind, hashlib.sha384(data).digest(), meaning, source)
+def hashed(
+    register: str, kind: int, measured: bytes, meaning: str, source: str, *, data: bytes | None = None
+) -> ExpectedEvent:
+    """The event whose digest is that of `measured`; `data` is what the log will hold with it."""
+    digest = hashlib.sha384(measured).digest()
+    return ExpectedEvent(register, kind, digest, meaning, source, data=data)
 
 
 def unknown(register: str, kind: int, meaning: str, source: str, reason: str) -> ExpectedEvent:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from tdxstack.abi import event_log
+from tdxstack.abi.event_log import Event
+from tdxstack.measurement.describe import describe
 from tdxstack.measurement.event_data import UefiVariable
 from tdxstack.measurement.expected import ExpectedEvent, hashed, unknown
 from tdxstack.measurement.profile import Profile
@@ -88,6 +90,7 @@ def start_events(inputs: FirmwareInputs) -> list[ExpectedEvent]:
             variable.to_bytes(),
             f"variable {variable.name}: {_content(variable)}",
             "firmware variable store",
+            data=variable.to_bytes(),
         )
         for variable in inputs.policy
     ]
@@ -115,10 +118,12 @@ def ready_to_boot_events(inputs: FirmwareInputs) -> list[ExpectedEvent]:
                 inputs.boot_variables_reason,
             )
         )
-    for name, data in inputs.boot_variables or ():
-        meaning = "boot order" if name == "BootOrder" else f"boot option {name}"
+    for name, value in inputs.boot_variables or ():
         source = "firmware and the machine's devices"
-        found.append(hashed(register, event_log.EV_EFI_VARIABLE_BOOT, data, meaning, source))
+        # Only the value is measured; the log holds the whole variable.
+        data = UefiVariable(GLOBAL, name, value).to_bytes()
+        meaning = describe(Event(0, event_log.EV_EFI_VARIABLE_BOOT, (), data))
+        found.append(hashed(register, event_log.EV_EFI_VARIABLE_BOOT, value, meaning, source, data=data))
     found.append(hashed("rtmr1", event_log.EV_EFI_ACTION, CALLING, CALLING.decode(), "firmware"))
     found.append(_separator("rtmr0" if inputs.profile.separator_in_rtmr0 else "rtmr1"))
     return found

@@ -34,9 +34,8 @@ def program_event(image: Image, name: str, source: str) -> ExpectedEvent:
 
 def partitions_event(measured: bytes) -> ExpectedEvent:
     """The event of the partition table of the disk that a program is loaded from."""
-    return hashed(
-        "rtmr1", event_log.EV_EFI_GPT_EVENT, measured, "partition table of the boot disk", "disk image"
-    )
+    kind, meaning = event_log.EV_EFI_GPT_EVENT, "partition table of the boot disk"
+    return hashed("rtmr1", kind, measured, meaning, "disk image", data=measured)
 
 
 def exit_events(*, retried: bool) -> list[ExpectedEvent]:

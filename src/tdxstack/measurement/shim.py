@@ -63,7 +63,8 @@ def shim_events(shim: Shim, mok_list: bytes, *, secure_boot: bool) -> list[Expec
 
 def authority_event(variable: UefiVariable, meaning: str, source: str) -> ExpectedEvent:
     """An entry of a key database that let a program start, or a level that it was held to."""
-    return hashed("rtmr0", event_log.EV_EFI_VARIABLE_AUTHORITY, variable.to_bytes(), meaning, source)
+    data = variable.to_bytes()
+    return hashed("rtmr0", event_log.EV_EFI_VARIABLE_AUTHORITY, data, meaning, source, data=data)
 
 
 def _state(name: str, data: bytes) -> ExpectedEvent:

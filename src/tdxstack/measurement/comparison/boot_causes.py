@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from tdxstack.measurement.comparison.alignment import Kind, Pair
 from tdxstack.measurement.comparison.cause import Case, Cause, cause_of, either, where
-from tdxstack.measurement.comparison.side import Entry
 from tdxstack.measurement.comparison.values import changed_values
 
 
@@ -35,7 +34,7 @@ def _command_line(case: Case) -> Iterator[Cause]:
     from_grub = case.about("EV_IPL", "GRUB kernel command line")
     if not loaded and not from_grub:
         return
-    pairs = loaded | from_grub
+    pairs = loaded | from_grub | _passed_on(case, loaded)
     alone = [pair for pair in loaded.values() if pair.kind in (Kind.ADDED, Kind.REMOVED)]
     if alone and not from_grub:
         side = case.a.name if alone[0].b is None else case.b.name
@@ -46,29 +45,37 @@ def _command_line(case: Case) -> Iterator[Cause]:
             pairs,
         )
         return
-    shown = next((_word_diff(pair) for pair in pairs.values() if _word_diff(pair)), "")
     yield cause_of(
         "kernel-command-line",
-        f"The kernel command lines differ{': ' + shown if shown else '; the log holds only their digests'}.",
+        f"The kernel command lines differ{_difference(pairs.values())}.",
         "Give both kernels the same command line, in the same order, spaces included.",
         pairs,
     )
 
 
-def _word_diff(pair: Pair) -> str:
-    """The words that differ, the first's with a minus, the second's with a plus."""
-    a, b = _text(pair.a), _text(pair.b)
-    if a is None or b is None:
-        return ""
-    words = difflib.ndiff(a.split(" "), b.split(" "))
-    return " ".join(f"{word[0]}{word[2:]}" for word in words if word[0] in "+-") or "only in spaces"
+def _passed_on(case: Case, loaded: dict[int, Pair]) -> dict[int, Pair]:
+    """What systemd-boot and systemd-stub measure of the same command line, to the same digest."""
+    digests = {entry.digest for pair in loaded.values() for entry in (pair.a, pair.b) if entry}
+    return {
+        number: pair
+        for number, pair in case.about("EV_IPL", "").items()
+        if digests.issuperset(entry.digest for entry in (pair.a, pair.b) if entry)
+    }
 
 
-def _text(entry: Entry | None) -> str | None:
-    if entry is None:
-        return None
-    _, found, rest = entry.meaning.partition("GRUB kernel command line: ")
-    return rest if found else entry.text
+def _difference(pairs: Collection[Pair]) -> str:
+    """The words that differ: the first's with a minus, the second's with a plus; else what is known."""
+    texts = [(pair.a.text if pair.a else None, pair.b.text if pair.b else None) for pair in pairs]
+    for a, b in texts:
+        if a is not None and b is not None:
+            words = difflib.ndiff(a.split(" "), b.split(" "))
+            shown = " ".join(f"{word[0]}{word[2:]}" for word in words if word[0] in "+-")
+            return f": {shown or 'only in spaces'}"
+    for a, b in texts:
+        if a is not None or b is not None:
+            which, other = ("first", "second") if b is None else ("second", "first")
+            return f": the {which} is {a or b!r}, of the {other} the log holds only the digest"
+    return "; the log holds only their digests"
 
 
 def _initrd(case: Case) -> Iterator[Cause]:

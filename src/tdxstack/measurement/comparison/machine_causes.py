@@ -126,7 +126,9 @@ def _boot_options(case: Case) -> Iterator[Cause]:
     if not order and not options:
         return
     words = [
-        f"{either(pair).meaning.removeprefix('boot option ')} ({where(pair)})" for pair in options.values()
+        f"{either(pair).meaning.removeprefix('boot option ')} ({where(pair)})"
+        for pair in options.values()
+        if not (order and pair.kind is Kind.MOVED)  # the order says so
     ]
     changes = [
         f"order {value_of(pair.a)} and {value_of(pair.b)}" for pair in order.values() if pair.a and pair.b

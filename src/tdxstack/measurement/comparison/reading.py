@@ -13,13 +13,22 @@ from tdxstack.errors import MalformedError
 from tdxstack.evidence.document import Evidence
 from tdxstack.measurement import reference
 from tdxstack.measurement.comparison.memory_size import MIB
-from tdxstack.measurement.comparison.side import REGISTERS, Entry, Side, entries_of_log, type_value
+from tdxstack.measurement.comparison.side import (
+    REGISTERS,
+    Entry,
+    Side,
+    entries_of_log,
+    text_digests,
+    type_value,
+)
 from tdxstack.measurement.reference import Reference, digest_of
 from tdxstack.measurement.replay import replay
 
 NOT_KNOWN = (
     "give an event log, a quote, a TDREPORT, evidence of `tdx-guest collect`, or what `tdx predict` wrote"
 )
+COMMAND_LINE = "kernel command line: "
+"""How the meaning of a predicted event begins whose text is measured."""
 MAX_EVENTS = 100_000
 """Events of a prediction that are read."""
 
@@ -146,7 +155,20 @@ def _entry(name: str, number: int, event: object) -> Entry:
     if type_value(kind) is None:
         raise MalformedError(f"{name}: {where}.type is {kind!r}, which is no event type", hint=NOT_KNOWN)
     digest, other = (_digest(name, f"{where}.{key}", event.get(key)) for key in ("digest", "other_header"))
-    return Entry(register, kind, digest, meaning, other_header=other)
+    text = meaning.removeprefix(COMMAND_LINE) if meaning.startswith(COMMAND_LINE) else None
+    if text is None or digest not in text_digests(text):
+        text = None
+    return Entry(register, kind, digest, meaning, _data(name, where, event), text, other)
+
+
+def _data(name: str, where: str, event: Mapping[str, object]) -> bytes | None:
+    value = event.get("data")
+    if value is None:
+        return None
+    try:
+        return bytes.fromhex(value if isinstance(value, str) else "-")
+    except ValueError:
+        raise MalformedError(f"{name}: {where}.data is no hexadecimal digits", hint=NOT_KNOWN) from None
 
 
 def _digest(name: str, where: str, value: object) -> bytes | None:

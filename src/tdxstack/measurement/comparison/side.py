@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from tdxstack.abi.event_log import EVENT_TYPE_NAMES, MR_NAMES, Event
+from tdxstack.abi.event_log import EV_IPL, EVENT_TYPE_NAMES, MR_NAMES, Event
 from tdxstack.measurement.describe import describe
 from tdxstack.measurement.replay import extend
 
 BOOT_ORDER = "boot order"
+GRUB_LINE = b"kernel_cmdline: "
+MAX_CLAIM = 16 << 10
+"""Bytes of a command line that a boot loader logs; Linux takes 2048 letters."""
 WITHOUT_EVENTS = ("mrseam", "mrtd")
 """Registers that no log tells of."""
 REGISTERS = (*WITHOUT_EVENTS, "rtmr0", "rtmr1", "rtmr2", "rtmr3")
@@ -22,7 +25,8 @@ class Entry:
     """One event, logged or predicted.
 
     `digest` has 48 bytes, or is None where it could not be predicted. `data` is what the log holds with it,
-    None for a prediction. `text` is what was measured, where that is known to be the text of `digest`.
+    None where a prediction does not say. `text` is what was measured, where that is known to be the text of
+    `digest`.
     `other_header` is the digest that a kernel has where QEMU does otherwise with its setup header.
     """
 
@@ -92,21 +96,44 @@ class Side:
 def entries_of_log(events: Iterable[Event], texts: Iterable[str] = ()) -> tuple[Entry, ...]:
     """The entries of a log's events that extend a register of a TD.
 
-    `texts` are claims of what was measured (command lines); one is believed only for an event whose digest
-    is that of the text in UTF-16, with or without a zero at its end.
+    `texts` are claims of what was measured (command lines), as is what boot loaders log of their own; one is
+    believed only for an event whose digest is that of the text in UTF-16, with or without a zero at its end.
     """
-    known = {
-        hashlib.sha384(text.encode("utf-16-le", "surrogatepass") + end).digest(): text
-        for text in texts
-        for end in (b"", b"\0\0")
-    }
+    logged = tuple(events)
+    known = {digest: text for text in (*_claims(logged), *texts) for digest in text_digests(text)}
     entries = []
-    for event in events:
+    for event in logged:
         digest = event.digest()
         if event.extends and digest is not None and event.mr_index < len(MR_NAMES):
             register, kind = event.mr_name.lower(), event.type_name
-            entries.append(Entry(register, kind, digest, describe(event), event.data, known.get(digest)))
+            text = known.get(digest) or _grub_line(event, digest)
+            entries.append(Entry(register, kind, digest, describe(event), event.data, text))
     return tuple(entries)
+
+
+def _grub_line(event: Event, digest: bytes) -> str | None:
+    """The command line that GRUB measures as bytes, where the digest is that of what it logs."""
+    line = event.data.removeprefix(GRUB_LINE).rstrip(b"\0")
+    is_one = event.type == EV_IPL and event.data.startswith(GRUB_LINE)
+    return line.decode("latin-1") if is_one and hashlib.sha384(line).digest() == digest else None
+
+
+def _claims(events: Iterable[Event]) -> Iterator[str]:
+    """What boot loaders say that they have passed on as a command line."""
+    for event in events:
+        if event.type != EV_IPL or len(event.data) > MAX_CLAIM:
+            continue
+        if event.data.startswith(GRUB_LINE):
+            line = event.data.removeprefix(GRUB_LINE).rstrip(b"\0").decode("latin-1")
+            yield from (line, f"BOOT_IMAGE={line}")
+        elif len(event.data) % 2 == 0:
+            yield event.data.decode("utf-16-le", "surrogatepass").rstrip("\0")
+
+
+def text_digests(text: str) -> tuple[bytes, bytes]:
+    """What a text in UTF-16 is measured to, without and with the zero behind it."""
+    measured = text.encode("utf-16-le", "surrogatepass")
+    return hashlib.sha384(measured).digest(), hashlib.sha384(measured + b"\0\0").digest()
 
 
 def type_value(name: str) -> int | None:

@@ -83,7 +83,8 @@ def image(content: bytes, path: bytes = b"") -> Event:
 
 
 def boot_loader(text: bytes) -> Event:
-    return event(RTMR2, event_log.EV_IPL, text + b"\0", text)
+    """What GRUB logs: what it measures, behind a word of what that is."""
+    return event(RTMR2, event_log.EV_IPL, text + b"\0", text.partition(b": ")[2] or text)
 
 
 def tagged(tag: int, measured: bytes) -> Event:

@@ -121,8 +121,49 @@ def test_a_command_line_is_shown_only_where_its_digest_proves_it() -> None:
     a = side("a", PLAIN, ("/vmlinuz root=/dev/vda",))
     (cause,) = compare(a, side("b", events, (other,))).causes
     assert cause.sentence == "The kernel command lines differ: +quiet."
-    (cause,) = compare(a, side("b", events, ("a lie",))).causes
-    assert "only their digests" in cause.sentence
+    lying = side("b", events, ("a lie",))
+    (cause,) = compare(a, lying).causes
+    known = "the first is '/vmlinuz root=/dev/vda', of the second the log holds only the digest."
+    assert cause.sentence == f"The kernel command lines differ: {known}"
+    (cause,) = compare(lying, a).causes
+    assert "the second is '/vmlinuz root=/dev/vda', of the first" in cause.sentence
+
+
+def test_command_lines_that_nobody_knows_are_said_to_differ() -> None:
+    silent = [
+        tuple(event for event in boot if event != GRUB_LINE)
+        for boot in (PLAIN, CHANGES["kernel-command-line"])
+    ]
+    (cause,) = compare(side("a", silent[0]), side("b", silent[1])).causes
+    assert cause.sentence == "The kernel command lines differ; the log holds only their digests."
+
+
+@pytest.mark.parametrize(
+    ("logged", "line"),
+    [
+        ("initrd=\\i quiet".encode("utf-16-le") + b"\0\0", "initrd=\\i quiet"),
+        (b"kernel_cmdline: /k quiet\0", "/k quiet"),
+        (b"kernel_cmdline: /k quiet\0", "BOOT_IMAGE=/k quiet"),
+    ],
+    ids=["systemd-boot", "GRUB", "GRUB, its own word left out"],
+)
+def test_a_command_line_that_a_boot_loader_logs_is_shown_where_its_digest_proves_it(
+    logged: bytes, line: str
+) -> None:
+    def line_of(said: bytes, text: str) -> str:
+        """How the difference to a boot without that option is told."""
+        loader = logs.event(logs.RTMR2, event_log.EV_IPL, said)
+        boots = (
+            (*with_one(TAGS[0]), loader, logs.command_line(text)),
+            (*with_one(TAGS[0]), logs.command_line("")),
+        )
+        found = {
+            cause.id: cause.sentence for cause in compare(side("a", boots[0]), side("b", boots[1])).causes
+        }
+        return found["kernel-command-line"]
+
+    assert f"the first is {line!r}" in line_of(logged, line)
+    assert "only their digests" in line_of(logged, "another")
 
 
 def test_grub_command_lines_are_compared_word_by_word() -> None:

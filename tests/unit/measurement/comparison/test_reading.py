@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -57,6 +58,28 @@ def test_a_kernel_may_have_another_digest() -> None:
     assert [entry.other_header for entry in read.entries or ()] == [b"\3" * 48]
 
 
+def test_what_a_prediction_says_of_an_event() -> None:
+    """Its data; and the text that it measures, where that is what its digest is of."""
+    digest = hashlib.sha384("quiet\0".encode("utf-16-le")).hexdigest()
+    line = {
+        "register": "rtmr2",
+        "type": "EV_EVENT_TAG",
+        "source": "y",
+        "meaning": "kernel command line: quiet",
+    }
+    events = [
+        line | {"digest": digest},
+        line | {"digest": "01" * 48},
+        line | {"digest": digest, "data": "0aff"},
+    ]
+    read = read_side("p", json.dumps(PREDICTION | {"events": events}).encode())
+    assert [(entry.text, entry.data) for entry in read.entries or ()] == [
+        ("quiet", None),
+        (None, None),
+        ("quiet", b"\x0a\xff"),
+    ]
+
+
 def test_a_prediction_says_of_which_machine_it_is() -> None:
     machine = {"emulated": True, "machine": {"memory_mib": 2048, "vcpus": 4}}
     read = read_side("p", json.dumps(PREDICTION | machine).encode())
@@ -103,6 +126,8 @@ def test_reference_values() -> None:
         ({"events": [PREDICTION["events"][0] | {"type": "EV_NONE"}]}, r"events\[0\].type"),
         ({"events": [PREDICTION["events"][0] | {"digest": "00"}]}, r"events\[0\].digest"),
         ({"events": [PREDICTION["events"][0] | {"other_header": 1}]}, r"events\[0\].other_header"),
+        ({"events": [PREDICTION["events"][0] | {"data": "0"}]}, r"events\[0\].data"),
+        ({"events": [PREDICTION["events"][0] | {"data": 1}]}, r"events\[0\].data"),
         ({"events": {}}, "no kind that can be compared"),
     ],
 )
