@@ -22,7 +22,10 @@ def needed(data: bytes) -> list[str]:
     try:
         return _needed(data)
     except (struct.error, OverflowError, ValueError):
-        raise MalformedError("a program of the guest is no ELF file of x86-64 that can be read") from None
+        raise MalformedError(
+            "a program of the guest is no ELF file of x86-64 that can be read",
+            hint="use a distribution for amd64, and another --mirror if this one's packages are damaged",
+        ) from None
 
 
 def _needed(data: bytes) -> list[str]:

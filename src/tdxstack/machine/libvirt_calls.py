@@ -102,4 +102,6 @@ def element(xml: str) -> ElementTree.Element:
     try:
         return ElementTree.fromstring(xml)  # noqa: S314 - libvirt's own XML, or that of the caller
     except ElementTree.ParseError as error:
-        raise MalformedError(f"libvirt's XML cannot be read: {error}") from None
+        raise MalformedError(
+            f"libvirt's XML cannot be read: {error}", hint="give a domain's XML, as `virsh dumpxml` shows it"
+        ) from None
