@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from tdxstack.errors import CommandError, UnavailableError
 from tdxstack.machine.machine import Machine
+from tdxstack.machine.qemu_text import escape
 from tdxstack.machine.readiness import greets
 from tdxstack.platform import Platform
 from tdxstack.qemu import monitor
@@ -22,6 +24,7 @@ INSTEAD = (
 )
 
 SECONDS = 60.0
+_RELEASE = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+~_-]{0,63}")
 _PACKAGES = {"debian": "linux-image-{}-dbg", "ubuntu": "linux-image-{}-dbgsym"}
 _SYMBOLS = "/usr/lib/debug/boot/vmlinux-{}"
 
@@ -75,7 +78,7 @@ async def debug(machine: Machine) -> Debugging:
     kernel, distribution, offset = await _ask_guest(machine)
     socket = machine.files.gdb
     async with monitor.connect(machine.files.monitor) as connection:
-        device = f"unix:{str(socket).replace(',', ',,')},server=on,wait=off"
+        device = f"unix:{escape(socket)},server=on,wait=off"
         said = await connection.execute("human-monitor-command", {"command-line": f"gdbserver {device}"})
     if not socket.exists():
         raise CommandError(f"QEMU opened no gdb stub: {str(said).strip() or 'it says nothing'}")
@@ -104,5 +107,8 @@ async def _ask_guest(machine: Machine) -> tuple[str, str, int | None]:
         address = int(text.split()[0], 16)
     except (UnavailableError, ValueError):
         # No Linux, or one that does not say.
+        return "", "", None
+    if not _RELEASE.fullmatch(kernel):
+        # It becomes a part of commands that a person runs on the host.
         return "", "", None
     return kernel, distribution, address - LINK_ADDRESS if address else None

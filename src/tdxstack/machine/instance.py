@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from tdxstack.errors import CommandError
 from tdxstack.files import is_locked, lock, write_atomically
 from tdxstack.machine.events import HANDSHAKE, EventLog, ending
+from tdxstack.machine.qemu_text import escape
 from tdxstack.machine.store import MachineFiles
 from tdxstack.qemu import monitor
 from tdxstack.run import Leash, start
@@ -29,7 +30,7 @@ _FORWARD = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s
 def event_log_options(files: MachineFiles) -> list[str]:
     """Have QEMU write down its events: a monitor that is greeted by a file and speaks into another."""
     paths = {"path": files.events, "input-path": files.handshake}
-    escaped = ",".join(f"{name}={str(path).replace(',', ',,')}" for name, path in paths.items())
+    escaped = ",".join(f"{name}={escape(path)}" for name, path in paths.items())
     return ["-chardev", f"file,id=events,{escaped}", "-mon", "chardev=events,mode=control"]
 
 

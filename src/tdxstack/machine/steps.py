@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from tdxstack.machine.control import RebootMode, StopMode
+from tdxstack.machine.qemu_text import escape
 from tdxstack.machine.store import MachineFiles, MachineState
 from tdxstack.run import command_line
 
@@ -63,7 +64,7 @@ def debug(files: MachineFiles, *, stop: bool) -> list[str]:
     if stop:
         return [_monitor_line(files, "gdbserver none"), _qmp(files, "cont")]
     asked = "by SSH: the version of the kernel, and where it is (/proc/kallsyms)"
-    return [asked, _monitor_line(files, f"gdbserver unix:{files.gdb},server=on,wait=off")]
+    return [asked, _monitor_line(files, f"gdbserver unix:{escape(files.gdb)},server=on,wait=off")]
 
 
 def memory_check(files: MachineFiles) -> list[str]:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from tdxstack.errors import CommandError, UsageError
+from tdxstack.machine.qemu_text import escape
 from tdxstack.prediction.filesystems import EXT4, content_name
 from tdxstack.prediction.partitions import SECTOR, Partition, read_partitions
 from tdxstack.prediction.qcow2 import image_format, open_disk
@@ -89,7 +90,8 @@ class Growth:
     def commands(self, programs: Programs, work: Path, made: Path) -> list[list[str]]:
         """What is run, in order, with files in `work`; `made` is the result."""
         disk, system = work / "disk.raw", work / "partition.raw"
-        window = f"driver=raw,offset={self.partition.start},size={self.partition_size},file.filename={disk}"
+        place = f"offset={self.partition.start},size={self.partition_size}"
+        window = f"driver=raw,{place},file.filename={escape(disk)}"
         image_tool, number = programs["qemu-img"], str(self.partition.number)
         return [
             _convert(programs, self.image, disk, Form.RAW),

@@ -23,6 +23,7 @@ from tests.unit.machine.test_control import STATE, clock, store
 __all__ = ["store"]
 
 GUEST = "#!/bin/sh\nprintf '7.3.4\\ndebian\\nffffffff9f000000 T _text\\n'\n"
+HOSTILE = "#!/bin/sh\nprintf '7 -y\\ndebian\\nffffffff9f000000 T _text\\n'\n"
 
 
 class Qemu:
@@ -82,7 +83,9 @@ def test_stub_is_opened_and_the_command_is_ready(
     assert not socket.exists()
 
 
-@pytest.mark.parametrize("guest", ["#!/bin/sh\nexit 255\n", "#!/bin/sh\necho nonsense\n", "#!/bin/sh\n"])
+@pytest.mark.parametrize(
+    "guest", ["#!/bin/sh\nexit 255\n", "#!/bin/sh\necho nonsense\n", "#!/bin/sh\n", HOSTILE]
+)
 def test_guest_that_cannot_be_asked_is_debugged_without_symbols(
     running: MachineStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guest: str
 ) -> None:
