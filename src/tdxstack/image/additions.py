@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ SEED = "var/lib/cloud/seed/nocloud"
 
 MAX_FILE_SIZE = 1 << 30
 
+_NAME = re.compile("[^\x00-\x1f\x7f\ud800-\udfff]+")
 _SSHD = "etc/ssh/sshd_config.d/tdxstack.conf"
 _USER_SESSIONS = "etc/systemd/system/systemd-user-sessions.service"
 _CLOUD_CONFIG = """\
@@ -108,7 +110,12 @@ def _files(wanted: File) -> Iterator[GuestFile]:
         yield GuestFile(wanted.target, (wanted.content or "").encode(), wanted.mode or 0o644)
     elif source.is_dir():
         for path in sorted(path for path in source.rglob("*") if path.is_file()):
-            yield _file(path, f"{wanted.target}/{path.relative_to(source)}", wanted.mode)
+            name = str(path.relative_to(source))
+            if not _NAME.fullmatch(name):
+                raise UsageError(
+                    f"{name!r} in {source} has control characters or is no UTF-8", hint="rename the file"
+                )
+            yield _file(path, f"{wanted.target}/{name}", wanted.mode)
     else:
         yield _file(source, wanted.target, wanted.mode)
 
@@ -117,8 +124,13 @@ def _file(source: Path, target: str, mode: int | None) -> GuestFile:
     try:
         status = source.stat()
         if status.st_size > MAX_FILE_SIZE:
-            raise UsageError(f"{source} has {status.st_size} bytes, more than {MAX_FILE_SIZE}")
+            raise UsageError(
+                f"{source} has {status.st_size} bytes, more than {MAX_FILE_SIZE}",
+                hint="give it to the guest on a disk of its own",
+            )
         # only whether it can be run is taken over: other bits would depend on who checked the file out
         return GuestFile(target, source.read_bytes(), mode or (0o755 if status.st_mode & 0o100 else 0o644))
     except OSError as error:
-        raise UsageError(f"{source} cannot be read: {error.strerror}") from None
+        raise UsageError(
+            f"{source} cannot be read: {error.strerror}", hint="leave it out of the recipe's files"
+        ) from None

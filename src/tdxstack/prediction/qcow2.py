@@ -26,8 +26,8 @@ MAX_L1 = 1 << 20
 MAX_NAME = 4096
 """Bytes of the name of an image below."""
 
-COMPRESSION_TYPE = 1 << 3
-"""Incompatible feature: clusters are compressed with something else than zlib."""
+EXTERNAL_DATA, COMPRESSION_TYPE = 1 << 2, 1 << 3
+"""Incompatible features: clusters are in another file, or compressed with something else than zlib."""
 
 HINT = "give a disk image in the format qcow2 (not encrypted, compressed with zlib at most) or raw"
 
@@ -98,6 +98,14 @@ def is_packed_with_zstd(path: Path) -> bool:
         except MalformedError:
             break
     return False
+
+
+def is_whole(path: Path) -> bool:
+    """Whether an image names no other file that QEMU would open with it. Raises `UnavailableError`."""
+    with contextlib.ExitStack() as stack:
+        header = _file(path, stack).read(HEADER_SIZE)
+    features = int.from_bytes(header[72:80], "big") if header[4:8] == bytes((0, 0, 0, 3)) else 0
+    return header[:4] != MAGIC or not (any(header[8:16]) or features & EXTERNAL_DATA)
 
 
 def backing_file(path: Path) -> Path | None:

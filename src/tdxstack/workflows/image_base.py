@@ -21,7 +21,7 @@ from tdxstack.image.kernel import missing_options
 from tdxstack.image.recipe import Base, ImageRecipe, Mkosi
 from tdxstack.prediction.ext4 import Ext4
 from tdxstack.prediction.partitions import read_partitions
-from tdxstack.prediction.qcow2 import Disk, image_format, open_disk
+from tdxstack.prediction.qcow2 import Disk, image_format, is_whole, open_disk
 from tdxstack.run import Report, run
 from tdxstack.toolbox.archive import archive_of, stanzas
 from tdxstack.toolbox.programs import Toolbox
@@ -85,13 +85,14 @@ def debugfs_commands(files: Sequence[GuestFile], staging: Path, present: set[str
         if file.link:
             yield f"symlink {_quoted(file.path)} {file.link}"
             continue
-        yield f"write {staging / str(number)} {_quoted(file.path)}"
+        yield f"write {_quoted(staging / str(number))} {_quoted(file.path)}"
         for field, value in (("mode", f"0100{file.mode:o}"), ("uid", "0"), ("gid", "0")):
             yield f"set_inode_field {_quoted(file.path)} {field} {value}"
 
 
-def _quoted(path: str) -> str:
-    return f'"/{path.translate(_QUOTE)}"'
+def _quoted(path: str | Path) -> str:
+    """An absolute path, or one from the root of the image, as a word of debugfs."""
+    return f'"/{str(path).lstrip("/").translate(_QUOTE)}"'
 
 
 def _make(
@@ -244,7 +245,9 @@ def _check(tools: Tools, system: str, how: str) -> None:
     done = run(command, timeout=_SECONDS, check=False)
     if done.returncode and not (how == "-p" and done.returncode == E2FSCK_REPAIRED):
         text = (done.stdout + done.stderr).decode(errors="replace").strip().splitlines()
-        raise CommandError(f"the base's file system is damaged: {' '.join(text[-1:])[:200]}")
+        raise CommandError(
+            f"the base's file system is damaged: {' '.join(text[-1:])[:200]}", hint="give a whole image"
+        )
 
 
 def _source(base: Base, cache: Path, toolbox: Toolbox, mirror: str, report: Report) -> Path:
@@ -286,7 +289,16 @@ def _downloaded(base: Base, cache: Path, report: Report) -> Path:
         if done.returncode or built.sha256(partial) != base.sha256:
             partial.unlink(missing_ok=True)
             said = done.stderr.decode(errors="replace").strip().splitlines()
-            raise UnavailableError(f"{base.url} cannot be had: {' '.join(said[-1:])[:200]}")
+            raise UnavailableError(
+                f"{base.url} cannot be had: {' '.join(said[-1:])[:200]}",
+                hint="correct its address, or its sha256",
+            )
+        if not is_whole(partial):
+            partial.unlink()
+            raise UsageError(
+                f"the image at {base.url} goes on in another file",
+                hint="files of this host would get into yours: give a whole image",
+            )
         partial.replace(place)
     return place
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ def test_files_and_directories(tmp_path: Path) -> None:
     assert found["srv/deep/page"] == GuestFile("srv/deep/page", b"page", 0o644)
     assert found["usr/bin/tool"].mode == 0o755
     assert found["etc/hostname"] == GuestFile("etc/hostname", b"hi", 0o600)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1bb", os.fsdecode(b"a\xff")])
+def test_a_file_s_name_is_text(name: str, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / name).write_bytes(b"")
+    with pytest.raises(UsageError, match="has control characters or is no UTF-8"):
+        added(tmp_path, files=[{"source": "site", "target": "/srv"}])
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from tdxstack.prediction.qcow2 import (
     backing_file,
     image_format,
     is_packed_with_zstd,
+    is_whole,
     open_disk,
 )
 from tests.unit.prediction import disks as made
@@ -260,6 +261,19 @@ def test_forms_are_told_apart(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
         assert image_format(tmp_path / name) == form
         assert is_packed_with_zstd(tmp_path / name) is other
+
+
+def test_images_that_go_on_in_other_files_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    for data, whole in (
+        (b"raw", True),
+        (b"QFI\xfb\0\0\0\2" + bytes(64) + b"\xff" * 32, True),
+        (made.qcow2(b"x"), True),
+        (made.qcow2(b"x", backing=Path("absent")), False),
+        (made.qcow2(b"x", features=4), False),
+    ):
+        path.write_bytes(data)
+        assert is_whole(path) is whole
 
 
 @pytest.mark.parametrize("compressed", [False, True])

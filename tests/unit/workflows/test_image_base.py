@@ -14,24 +14,25 @@ from tdxstack.run import Argv, Completed, silent
 from tdxstack.toolbox.programs import Toolbox
 from tdxstack.workflows import image_base
 from tdxstack.workflows.image_base import build_on_base, debugfs_commands
+from tests.unit.prediction import disks
 
 
 def test_directories_are_made_and_files_replaced() -> None:
     files = [GuestFile("etc/hostname", b"x"), GuestFile('opt/a b/"c"', b"y", 0o600), GuestFile("opt/d", b"z")]
     present = {"etc", "etc/hostname"}
-    assert list(debugfs_commands(files, Path("/work"), present)) == [
+    assert list(debugfs_commands(files, Path("/my work"), present)) == [
         'rm "/etc/hostname"',
-        'write /work/0 "/etc/hostname"',
+        'write "/my work/0" "/etc/hostname"',
         'set_inode_field "/etc/hostname" mode 0100644',
         'set_inode_field "/etc/hostname" uid 0',
         'set_inode_field "/etc/hostname" gid 0',
         'mkdir "/opt"',
         'mkdir "/opt/a b"',
-        'write /work/1 "/opt/a b/""c"""',
+        'write "/my work/1" "/opt/a b/""c"""',
         'set_inode_field "/opt/a b/""c""" mode 0100600',
         'set_inode_field "/opt/a b/""c""" uid 0',
         'set_inode_field "/opt/a b/""c""" gid 0',
-        'write /work/2 "/opt/d"',
+        'write "/my work/2" "/opt/d"',
         'set_inode_field "/opt/d" mode 0100644',
         'set_inode_field "/opt/d" uid 0',
         'set_inode_field "/opt/d" gid 0',
@@ -73,6 +74,25 @@ def test_what_mkosi_makes_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             build(base, tmp_path / "cache")
     assert made == ["42", "43"]
     assert [path.suffix for path in (tmp_path / "cache/bases").iterdir()] == [".raw", ".raw"]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [disks.qcow2(b"x", backing=Path("/etc/shadow")), disks.qcow2(b"x", features=4)],
+    ids=["overlay", "external data"],
+)
+def test_a_download_takes_in_no_file_of_the_host(
+    image: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(argv: Argv, **_: object) -> Completed:
+        Path(list(argv)[3]).write_bytes(image)
+        return Completed(tuple(map(str, argv)), 0, b"", b"")
+
+    monkeypatch.setattr(image_base, "run", download)
+    base = Base(url="https://x.invalid/y", sha256=hashlib.sha256(image).hexdigest())
+    with pytest.raises(UsageError, match="goes on in another file"):
+        build(base, tmp_path / "cache")
+    assert list((tmp_path / "cache/bases").iterdir()) == []
 
 
 def test_an_address_that_does_not_answer_leaves_nothing(
