@@ -290,7 +290,10 @@ class _Inspector:
         """What GRUB starts, by its one configuration on the EFI system partition."""
         paths = [path for path in esp.files() if path.lower().endswith("/grub.cfg")]
         if len(paths) != 1:
-            raise MalformedError(f"there are {len(paths)} configurations of GRUB on the EFI system partition")
+            raise MalformedError(
+                f"there are {len(paths)} configurations of GRUB on the EFI system partition",
+                hint="see which directory the signed GRUB was built for",
+            )
         partitions = [one for one, _ in self._partitions]
         volumes = find_volumes(self._disk, partitions)
         start = next(volumes[one.number] for one in partitions if one.type == ESP)

@@ -12,6 +12,8 @@ from tdxstack.prediction.ext4 import Ext4
 from tdxstack.prediction.partitions import Partition, read_partitions
 from tdxstack.prediction.qcow2 import Disk, open_disk
 
+HINT = "build the image again with `tdx image build --boot direct`"
+
 
 def take_kernel(image: Image, directory: Path, *arguments: str) -> DirectKernel:
     """Put kernel and initrd of `image` into `directory`; its command line gets `arguments` at the end.
@@ -41,7 +43,7 @@ def _root(disk: Disk, image: Image) -> Ext4:
         system = _ext4(disk, partition)
         if system is not None and str(system.uuid) == image.root_uuid:
             return system
-    raise MalformedError(f"{image.path} has no root file system {image.root_uuid}")
+    raise MalformedError(f"{image.path} has no root file system {image.root_uuid}", hint=HINT)
 
 
 def _ext4(disk: Disk, partition: Partition) -> Ext4 | None:
@@ -55,5 +57,5 @@ def _place(root: Ext4, target: Path) -> None:
     source = f"boot/{target.name}"
     data = root.read(source)
     if data is None:
-        raise MalformedError(f"the guest image has no /{source}")
+        raise MalformedError(f"the guest image has no /{source}", hint=HINT)
     write_atomically(target, data)
