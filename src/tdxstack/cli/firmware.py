@@ -44,10 +44,12 @@ def list_firmware(as_json: bool) -> None:
     if not found:
         click.echo("no firmware for TDs is here; `tdx up` fetches the distribution's")
         return
-    table = Table("FILE", "VERSION", "FEATURES", box=None)
-    for one in found:
-        table.add_row(str(one.path), one.version or "-", ", ".join(sorted(one.features)))
-    Console(soft_wrap=True).print(table)
+    rows = [("VERSION", "FEATURES", "FILE")]
+    rows += [(one.version or "-", ", ".join(sorted(one.features)) or "-", str(one.path)) for one in found]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    for version, features, path in rows:
+        # Not wrapped: paths are there to be copied.
+        click.echo(f"{version:{widths[0]}}  {features:{widths[1]}}  {printable(path)}")
 
 
 @firmware.command()

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.edge import mirror_options, surroundings
@@ -18,6 +16,7 @@ from tdxstack.files import write_atomically
 from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.spec_file import changed_spec
 from tdxstack.measurement.corim import to_corim
+from tdxstack.measurement.profile import RELEASES
 from tdxstack.measurement.reference import Reference
 from tdxstack.platform import Platform
 from tdxstack.terminal import printable
@@ -38,6 +37,13 @@ SHOWN = 16
     help="Hardware or emulated. [default: hardware where KVM offers it, else emulated]",
 )
 @click.option("--firmware", type=EXISTING_FILE, help="TDVF file.")
+@click.option(
+    "--edk2",
+    "release",
+    type=click.Choice(RELEASES),
+    metavar="RELEASE",
+    help="Release of edk2 that the firmware was built of, such as 202405, where it does not say it.",
+)
 @click.option("--image", type=EXISTING_FILE, help="Disk image to boot, qcow2 or raw. [default: tdx's own]")
 @click.option("--kernel", type=EXISTING_FILE, help="Kernel that QEMU hands to the firmware.")
 @click.option("--initrd", type=EXISTING_FILE, help="Initial RAM disk of that kernel.")
@@ -78,6 +84,7 @@ def predict(
     file: Path | None,
     platform: str | None,
     firmware: Path | None,
+    release: str | None,
     image: Path | None,
     kernel: Path | None,
     initrd: Path | None,
@@ -113,18 +120,18 @@ def predict(
     }
     if log is not None:
         others = {key for key, value in options.items() if value not in (None, "")}
-        if name or file or others != {"firmware", "image"}:
+        if name or file or release or others != {"firmware", "image"}:
             raise UsageError(
                 "--log goes with --firmware and --image, and nothing else of a machine",
                 hint="give the platform's firmware and the disk image that it will start",
             )
-    request = PredictRequest(name, _spec(name, file, options), module, log)
+    request = PredictRequest(name, _spec(name, file, options), module, log, release or "")
     with progress_display() as display:
         workshop = Workshop(surroundings(), mirror=mirror, require_fresh=require_fresh, report=display.report)
         result = predict_machine(request, surroundings(), workshop)
         for note in result.notes:
             display.note(note)
-        title = name or request.spec.name or (result.disk or result.firmware).name
+        title = name or request.spec.name or result.title
         reference = Reference.of(result.prediction, title, portable=portable)
         if corim is not None:
             write_atomically(corim, to_corim(reference))
@@ -158,17 +165,21 @@ def _spec(name: str, file: Path | None, options: Mapping[str, object]) -> Machin
 
 
 def _print(result: PredictResult) -> None:
-    console = Console()
-    table = Table("REGISTER", "TYPE", "DIGEST", "MEANING", "FROM", box=None)
-    for event in result.prediction.events:
+    events = result.prediction.events
+    width = max((len(event.source) for event in events), default=0)
+    click.echo(_line("REGISTER", "TYPE", "DIGEST", "FROM".ljust(width), "MEANING"))
+    for event in events:
         digest = event.digest.hex()[:SHOWN] + "…" if event.digest is not None else "unknown"
         meaning = f"{event.meaning}: {event.reason}" if event.reason else event.meaning
-        cells = (event.register, event.type_name.removeprefix("EV_"), digest, meaning, event.source)
-        table.add_row(*(Text(printable(cell)) for cell in cells))
-    console.print(table)
+        click.echo(_line(event.register, event.type_name, digest, event.source.ljust(width), meaning))
     click.echo()
     for name, value in result.prediction.registers.items():
         click.echo(f"{name:<6} {value.hex() if value is not None else 'cannot be predicted'}")
     click.echo(f"mrtd where all pages are added first: {result.prediction.mrtd.two_pass.hex()}")
     if result.emulated:
-        console.print("[bold yellow]emulated: such a TD is not protected[/]")
+        Console().print("[bold yellow]emulated: such a TD is not protected[/]")
+
+
+def _line(register: str, kind: str, digest: str, source: str, meaning: str) -> str:
+    """A line of the list; not wrapped, as in `tdx eventlog show`."""
+    return f"{register:8}  {kind:32}  {digest:17}  {printable(source)}  {printable(meaning)}"

@@ -7,6 +7,7 @@ integrity registers. Digests are SHA-384, number 7 of IANA's Named Information H
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from typing import Final
 
@@ -18,6 +19,7 @@ from tdxstack.measurement.reference import Reference
 SHA384: Final = 7
 TAG_CORIM, TAG_COMID = 501, 506
 VENDOR, MODEL = "Intel", "TDX Trust Domain"
+IDENTITY_DIGITS: Final = 32
 
 _CORIM_ID, _CORIM_TAGS = 0, 1
 _COMID_IDENTITY, _COMID_TRIPLES = 1, 4
@@ -30,8 +32,9 @@ _DIGESTS, _INTEGRITY_REGISTERS = 2, 14
 
 
 def to_corim(reference: Reference) -> bytes:
-    """The CBOR of `reference`, in deterministic encoding; its name is the identity of manifest and tag.
+    """The CBOR of `reference`, in deterministic encoding.
 
+    Manifest and tag are identified by its name and a digest of its values, so that others are told apart.
     A register with several values gives a reference triple for each combination, as the values of one triple
     must hold together. Raises `UsageError` where events are pinned, which a CoRIM has no words for, or no
     register is.
@@ -49,12 +52,14 @@ def to_corim(reference: Reference) -> bytes:
         [environment, _measurements(dict(zip(names, values, strict=True)))]
         for values in itertools.product(*(reference.registers[name] for name in names))
     ]
+    digest = hashlib.sha256(cbor2.dumps(triples, canonical=True)).hexdigest()
+    identity = f"{reference.name}/{digest[:IDENTITY_DIGITS]}"
     comid = {
-        _COMID_IDENTITY: {_TAG_ID: reference.name, _TAG_VERSION: 0},
+        _COMID_IDENTITY: {_TAG_ID: identity, _TAG_VERSION: 0},
         _COMID_TRIPLES: {_REFERENCE_TRIPLES: triples},
     }
     tag = cbor2.CBORTag(TAG_COMID, cbor2.dumps(comid, canonical=True))
-    manifest = {_CORIM_ID: reference.name, _CORIM_TAGS: [tag]}
+    manifest = {_CORIM_ID: identity, _CORIM_TAGS: [tag]}
     return cbor2.dumps(cbor2.CBORTag(TAG_CORIM, manifest), canonical=True)
 
 

@@ -48,8 +48,11 @@ class Profile:
     separator_in_rtmr0: bool = False
 
 
+TAG = "edk2-stable"
+
+
 def _tag(release: str) -> str:
-    return f"edk2-stable{release}"
+    return f"{TAG}{release}"
 
 
 _BEFORE_202302 = Shown()
@@ -71,3 +74,20 @@ PROFILES = (
     Profile(_tag("202608"), replace(_202508, fat_flush=True)),
 )
 """Oldest first."""
+
+
+RELEASES = tuple(profile.name.removeprefix(TAG) for profile in PROFILES)
+"""The names without what all begin with."""
+
+
+def of_release(release: str) -> Profile:
+    """The profile of a release, one of `RELEASES`."""
+    return PROFILES[RELEASES.index(release)]
+
+
+def look_alikes(profile: Profile) -> tuple[Profile, ...]:
+    """Releases whose images show the same as this one's, and which measure otherwise."""
+    named = next(one for one in PROFILES if one.name == profile.name)
+    return tuple(
+        one for one in PROFILES if one.shown == named.shown and replace(one, name=named.name) != named
+    )

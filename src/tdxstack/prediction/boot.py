@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from tdxstack.errors import MalformedError, UnavailableError, about
+from tdxstack.errors import MalformedError, UnavailableError, UsageError, about
 from tdxstack.firmware.contents import Contents, open_contents
 from tdxstack.firmware.variables import SecureBoot
 from tdxstack.machine.stopped import Launch
@@ -19,8 +19,10 @@ from tdxstack.measurement.loader_boot import (
     program_event,
     stub_events,
 )
+from tdxstack.measurement.log_profile import span
 from tdxstack.measurement.mrtd import mrtd
 from tdxstack.measurement.pe import Image
+from tdxstack.measurement.profile import Profile, look_alikes, of_release
 from tdxstack.measurement.unified_kernel import UnifiedKernel
 from tdxstack.prediction.disk_boot import Start, Volumes, disk_events
 from tdxstack.prediction.firmware import check_firmware, firmware_inputs
@@ -38,17 +40,24 @@ SAVED_ELSEWHERE = "this firmware, built without Secure Boot, restores variables 
 
 
 def predict(
-    launch: Launch, firmware: bytes, machine: Hardware, disk: Path | None, called: Path | None = None
+    launch: Launch,
+    firmware: bytes,
+    machine: Hardware,
+    disk: Path | None,
+    called: Path | None = None,
+    release: str = "",
 ) -> Prediction:
     """Every event of a boot, and the registers that they make.
 
     `firmware` is the content of the machine's firmware file, `disk` the image in its disk, which reasons
-    name as it is `called`. What cannot be known is in the prediction with the reason. A firmware that
-    measures nothing leaves no events, and zeros in the registers. Raises `MalformedError` for a firmware that
-    no TD can start with or a disk that cannot be read, `UnavailableError` where a file is missing.
+    name as it is `called`. `release` is that of edk2, one of `profile.RELEASES`, for a firmware that does not
+    say it. What cannot be known is in the prediction with the reason. A firmware that measures nothing leaves
+    no events, and zeros in the registers. Raises `MalformedError` for a firmware that no TD can start with or
+    a disk that cannot be read, `UnavailableError` where a file is missing, `UsageError` for a firmware that
+    says another release.
     """
     with about(f"firmware {launch.firmware}"):
-        contents = open_contents(firmware)
+        contents = _of_release(open_contents(firmware), release)
     check_firmware(contents, str(launch.firmware))
     if not contents.measures:
         # Without the firmware's measurement protocol, boot loaders and the kernel do not measure either.
@@ -65,8 +74,28 @@ def predict(
     else:
         program, after = _direct_kernel(launch, launch.kernel, contents, machine, volumes)
         events = [*before, *program, *ready, *after]
-    guess = "" if contents.profile_exact else f"{launch.firmware} {NO_RELEASE} {contents.profile.name}"
+    guess = "" if contents.profile_exact else f"{launch.firmware} {NO_RELEASE} {_nearest(contents.profile)}"
     return Prediction(tuple(events), mrtd(firmware), guess=guess)
+
+
+def _of_release(contents: Contents, release: str) -> Contents:
+    """The firmware, taken for one of that release of edk2, where one is given."""
+    if not release:
+        return contents
+    profile = replace(of_release(release), shown=contents.profile.shown)
+    if contents.profile_exact and contents.profile != profile:
+        raise UsageError(
+            f"the firmware says that it is of {contents.profile.name}, not of {profile.name}",
+            hint="a release is given for a firmware that says none",
+        )
+    return replace(contents, profile=profile, profile_exact=True)
+
+
+def _nearest(profile: Profile) -> str:
+    """The release that a firmware is taken for, and which others it may be of."""
+    others = span([one.name for one in look_alikes(profile)])
+    alike = f"; {others} look the same and measure otherwise (--edk2 RELEASE)" if others else ""
+    return profile.name + alike
 
 
 def _volumes(launch: Launch, disk: Path | None) -> Volumes:

@@ -44,12 +44,14 @@ class PredictRequest:
 
     `module` is the TDX module file of the host that will run it; without it MRSEAM is not predicted. `log` is
     that of a TD of a platform whose inputs are not public: only firmware and image of `spec` count then.
+    `release` is that of edk2, for a firmware that does not say it.
     """
 
     name: str = ""
     spec: MachineSpec = field(default_factory=MachineSpec)
     module: Path | None = None
     log: Path | None = None
+    release: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,12 @@ class PredictResult:
     disk: Path | None
     notes: tuple[str, ...] = ()
 
+    @property
+    def title(self) -> str:
+        """What is predicted, for people: the firmware, and the kernel or the disk that it starts."""
+        started = (self.launch.kernel if self.launch else None) or self.disk
+        return self.firmware.name + (f" starts {_distinct_name(started)}" if started else "")
+
     def to_json(self) -> dict[str, object]:
         """The document that `tdx predict --json` prints (docs/reference/json.md)."""
         launch = self.launch
@@ -81,6 +89,11 @@ class PredictResult:
                 "qemu": launch.argv[0] if launch else None,
             },
         } | self.prediction.to_json()
+
+
+def _distinct_name(file: Path) -> str:
+    """A file's name; of an image that tdx has built, which is `disk` in a directory of that name, its key."""
+    return f"image {file.parent.name}" if file.stem == "disk" else file.name
 
 
 def predict_machine(request: PredictRequest, surroundings: Surroundings, workshop: Workshop) -> PredictResult:
@@ -137,10 +150,10 @@ def _of_machine(
     machine = _hardware(launch, surroundings.directories, emulated=emulated)
     firmware = read_image(launch.firmware)
     if disk is None:
-        prediction = predict(launch, firmware, machine, None)
+        prediction = predict(launch, firmware, machine, None, release=request.release)
     else:
         with readable(disk, workshop.toolbox, scratch) as form:
-            prediction = predict(launch, firmware, machine, form, disk)
+            prediction = predict(launch, firmware, machine, form, disk, request.release)
     silent = "" if prediction.events else f"{launch.firmware} {MEASURES_NOTHING}"
     notes = tuple(note for note in (prediction.guess, silent) if note)
     return PredictResult(prediction, emulated, launch.firmware, launch, disk, notes)

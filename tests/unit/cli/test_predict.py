@@ -53,11 +53,12 @@ def test_options_alone(asked: list[PredictRequest], tmp_path: Path, monkeypatch:
 def test_options_replace_what_a_specification_says(asked: list[PredictRequest], tmp_path: Path) -> None:
     path = tmp_path / "web.yaml"
     path.write_text("name: web\nvcpus: 4\nmemory: 8G\nimage: disk.qcow2\nnics: []\n")
-    assert run("--spec", str(path), "--memory", "1024").return_value == 0
+    assert run("--spec", str(path), "--memory", "1024", "--edk2", "202405").return_value == 0
     (request,) = asked
     assert (request.spec.vcpus, request.spec.memory, request.spec.nics) == (4, 1024, ())
     assert request.spec.image is not None
     assert request.spec.image.path == tmp_path / "disk.qcow2"
+    assert request.release == "202405"
 
 
 def test_a_machine_by_name_is_predicted_as_it_is(asked: list[PredictRequest], tmp_path: Path) -> None:

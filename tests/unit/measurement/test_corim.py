@@ -55,11 +55,11 @@ def read(data: bytes) -> Any:
 def test_the_manifest_has_one_tag_with_a_triple_for_each_combination() -> None:
     tag, manifest = read(to_corim(Reference("web", {"mrtd": (A, B), "rtmr1": (C,)}, {})))
     assert tag == 501
-    assert manifest[0] == "web"
+    assert manifest[0].startswith("web/")
     ((comid_tag, comid_bytes),) = manifest[1]
     assert comid_tag == 506
     comid = read(comid_bytes)
-    assert comid[1] == {0: "web", 1: 0}
+    assert comid[1] == {0: manifest[0], 1: 0}
     environment = {0: {1: "Intel", 2: "TDX Trust Domain"}}
     assert comid[4] == {
         0: [
@@ -83,6 +83,11 @@ def test_the_encoding_does_not_depend_on_the_order_of_registers() -> None:
     registers = {"mrtd": (A,), "rtmr0": (B,), "rtmr1": (C,)}
     backwards = dict(reversed(registers.items()))
     assert to_corim(Reference("x", registers, {})) == to_corim(Reference("x", backwards, {}))
+
+
+def test_other_values_have_another_identity() -> None:
+    one, other = (read(to_corim(Reference("web", {"mrtd": (value,)}, {})))[1] for value in (A, B))
+    assert one[0] != other[0]
 
 
 def test_what_corim_cannot_say_is_refused() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tdxstack.abi import event_log
-from tdxstack.errors import MalformedError
+from tdxstack.errors import MalformedError, UsageError
 from tdxstack.machine.stopped import Launch
 from tdxstack.measurement.expected import Prediction
 from tdxstack.measurement.firmware_boot import CALLING
@@ -391,8 +391,30 @@ def test_a_firmware_without_a_release_is_taken_for_the_nearest(tmp_path: Path) -
     unnamed = firmware_images.firmware(files=firmware_images.dxe_files(version="mine"))
     guess = of_disk(disk(tmp_path), unnamed).guess
     assert guess.startswith("firmware.fd does not say which release of edk2 it is")
-    assert re.search(r"taken for edk2-stable20\d{4}$", guess)
+    assert re.search(r"taken for edk2-stable20\d{4}\b", guess)
     assert of_disk(disk(tmp_path)).guess == ""
+
+
+def test_the_release_of_a_firmware_that_does_not_say_it_can_be_given(tmp_path: Path) -> None:
+    """The register of the separator depends on it, which nothing in the image shows."""
+    label = firmware_images.wide("SmbiosMeasurementDxe")
+    bds = firmware_images.file(firmware_images.BDS, label="BdsDxe")
+    plain = [bds, *(file for file in firmware_images.dxe_files("mine")[1:] if label not in file)]
+    firmware = firmware_images.firmware(
+        files=[one for one in plain if firmware_images.wide("Fat") not in one]
+    )
+    guessed = of_disk(disk(tmp_path), firmware)
+    assert guessed.guess.endswith(
+        "edk2-stable202411; edk2-stable202302 to 202408 look the same and measure otherwise (--edk2 RELEASE)"
+    )
+    told = predict(launch(), firmware, HARDWARE, disk(tmp_path), release="202405")
+    assert told.guess == ""
+    for prediction, registers in ((told, ["rtmr0", "rtmr0"]), (guessed, ["rtmr0", "rtmr1"])):
+        separators = [one.register for one in prediction.events if one.type == event_log.EV_SEPARATOR]
+        assert separators == registers
+    with pytest.raises(UsageError, match="it is of edk2-stable202608, not of edk2-stable202405"):
+        predict(launch(), firmware_images.firmware(), HARDWARE, None, release="202405")
+    assert predict(launch(), firmware_images.firmware(), HARDWARE, None, release="202608").guess == ""
 
 
 def test_a_firmware_that_measures_nothing_leaves_zeros() -> None:

@@ -158,7 +158,7 @@ def _separator(case: Case) -> Iterator[Cause]:
         yield cause_of(
             "separator",
             "The separator is in another register, or missing: edk2 before 202411 extends it elsewhere.",
-            "Compare with the same firmware release, or predict with the profile of that one.",
+            "Use the same firmware; `tdx predict --edk2` is told the release of one that does not say it.",
             pairs,
         )
 
