@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import click
 
+from tdxstack import interrupts
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.progress import ProgressDisplay, progress_display
 from tdxstack.cli.this_machine import open_machine
@@ -182,7 +183,7 @@ def for_each(
 
     with progress_display() as display:
         display.report(f"{doing} {', '.join(vm.name for vm in chosen)}", None)
-        results = asyncio.run(all_at_once(display))
+        results = interrupts.wait(lambda: all_at_once(display))
     failures = [
         (vm, result) for vm, result in zip(chosen, results, strict=True) if isinstance(result, BaseException)
     ]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import click
 
+from tdxstack import interrupts
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.edge import surroundings
 from tdxstack.cli.progress import progress_display
@@ -34,11 +33,11 @@ def debug(name: str, stop: bool, dry_run: bool, as_json: bool) -> None:
         return
     machine = Machines(surroundings()).open(name)
     if stop:
-        asyncio.run(debugging.close(machine))
+        interrupts.wait(lambda: debugging.close(machine))
         if as_json:
             print_json({"name": name, "state": machine.state()})
         return
-    found = asyncio.run(debugging.debug(machine))
+    found = interrupts.wait(lambda: debugging.debug(machine))
     if as_json:
         print_json(found.to_json())
         return
@@ -66,7 +65,7 @@ def memory_check(name: str, timeout: float, dry_run: bool, as_json: bool) -> int
         return 0
     with progress_display() as display:
         machines = Machines(surroundings(), report=display.report)
-        result = asyncio.run(check_memory(machines, name, timeout=timeout, report=display.report))
+        result = interrupts.wait(lambda: check_memory(machines, name, timeout=timeout, report=display.report))
     if as_json:
         print_json(result.to_json())
     else:

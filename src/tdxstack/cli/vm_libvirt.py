@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from tdxstack import interrupts
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.vm_control import dry_run_option, names_argument, timeout_option, unique
 from tdxstack.errors import CommandError, TdxError, UnavailableError
@@ -94,7 +95,7 @@ def create(file: Path, authorized_key: Path | None, dry_run: bool, as_json: bool
             click.echo(xml, nl=False)
         return
     with connect(_uri()) as host:
-        asyncio.run(libvirt_machines.create(host, spec, key))
+        interrupts.wait(lambda: libvirt_machines.create(host, spec, key))
         state = host.state(spec.name)
     if as_json:
         print_json({"name": spec.name, "state": state})
@@ -243,7 +244,7 @@ def _for_each(
         return await asyncio.gather(*(work(host, name) for name in chosen), return_exceptions=True)
 
     with connect(_uri()) as host:
-        results = asyncio.run(all_at_once(host))
+        results = interrupts.wait(lambda: all_at_once(host))
         failed = {
             name: result
             for name, result in zip(chosen, results, strict=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from tdxstack.errors import CommandError
 from tdxstack.files import is_locked, lock, write_atomically
+from tdxstack.interrupts import to_the_end
 from tdxstack.machine.events import HANDSHAKE, EventLog, ending
 from tdxstack.machine.qemu_text import escape
 from tdxstack.machine.store import MachineFiles
@@ -62,7 +63,7 @@ async def start_qemu(
             on_start(pid)
         await _until_monitor(files)
     except BaseException:
-        await end(files, pid)
+        await to_the_end(end(files, pid))
         raise
 
 

@@ -320,10 +320,10 @@ class connect:
         self._connection: Connection | None = None
 
     def __enter__(self) -> Libvirt:
-        return wait(self.__aenter__(), "connect")
+        return wait(self.__aenter__, "connect")
 
     def __exit__(self, *_: object) -> None:
-        wait(self.__aexit__(), "connect")
+        wait(self.__aexit__, "connect")
 
     async def __aenter__(self) -> Libvirt:
         serve_events(self._calls.library)

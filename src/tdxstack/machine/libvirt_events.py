@@ -65,10 +65,10 @@ class Events:
             self._wake = None
 
     def __enter__(self) -> Events:
-        return wait(self.__aenter__(), "events")
+        return wait(self.__aenter__, "events")
 
     def __exit__(self, *_: object) -> None:
-        wait(self.__aexit__(), "events")
+        wait(self.__aexit__, "events")
 
     async def __aenter__(self) -> Events:
         try:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from tdxstack.files import make_private
+from tdxstack.interrupts import to_the_end
 from tdxstack.machine.instance import end, ssh_port, start_qemu, until
 from tdxstack.machine.pinning import pin
 from tdxstack.machine.store import MachineFiles, MachineState, MachineStore
@@ -41,7 +42,7 @@ async def start_machine(
             state = replace(state, ssh_port=await ssh_port(files))
             store.save(state)
         except BaseException:
-            await end(files, state.pid)
+            await to_the_end(end(files, state.pid))
             raise
     return state
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
+from tdxstack import interrupts
 from tdxstack.errors import UsageError
 
 Owner = TypeVar("Owner")
@@ -13,13 +14,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def wait(work: Coroutine[Any, Any, R], name: str) -> R:
-    """Run `work` to its end. Raises `UsageError` in an event loop, which would stand still meanwhile."""
+def wait(work: Callable[[], Coroutine[Any, Any, R]], name: str) -> R:
+    """What `work` gives; an interrupt cancels it (`interrupts.wait`).
+
+    Raises `UsageError` in an event loop, which would stand still meanwhile.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work)
-    work.close()
+        return interrupts.wait(work)
     raise UsageError(f"{name} would halt the event loop", hint=f"await its twin: {name}.aio")
 
 
@@ -31,7 +34,7 @@ class Call(Generic[P, R]):
         """The awaited form; a wait that is cancelled leaves nothing running that it has started."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return wait(self.aio(*args, **kwargs), getattr(self.aio, "__name__", "it"))
+        return wait(lambda: self.aio(*args, **kwargs), getattr(self.aio, "__name__", "it"))
 
 
 class twin(Generic[Owner, P, R]):

@@ -28,7 +28,8 @@ class Monitor:
     ) -> Any:
         """Execute one command and return its result; `CommandError` carries QEMU's own words."""
         try:
-            return await asyncio.wait_for(self._client.execute(command, arguments), timeout)
+            async with asyncio.timeout(timeout):
+                return await self._client.execute(command, arguments)
         except ExecuteError as error:
             raise CommandError(f"QEMU refused {command}: {error.error.error.desc}") from None
         except TimeoutError:
@@ -48,7 +49,8 @@ async def connect(socket: Path, within: float = CONNECT_TIMEOUT) -> AsyncIterato
     client = QMPClient("tdx")
     client.logger.disabled = True
     try:
-        await asyncio.wait_for(client.connect(str(socket)), within)
+        async with asyncio.timeout(within):
+            await client.connect(str(socket))
     except (QMPError, OSError, TimeoutError, AssertionError) as error:
         # An assertion of the library's fails where QEMU ends in the middle of the greeting.
         await _disconnect(client)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tdxstack.errors import TdxError, UsageError
+from tdxstack.interrupts import to_the_end
 from tdxstack.machine.allocation import free_port
 from tdxstack.machine.libvirt import Libvirt, Mode
 from tdxstack.machine.libvirt_calls import element
@@ -51,7 +52,7 @@ async def create(libvirt: Libvirt, spec: MachineSpec, authorized_key: str) -> No
                 made.append(await libvirt.make_overlay.aio(disk.path, format_, name))
         await libvirt.define.aio(xml)
     except BaseException:
-        await _remove_overlays(libvirt, made)
+        await to_the_end(_remove_overlays(libvirt, made))
         raise
 
 

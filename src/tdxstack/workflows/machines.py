@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
+from tdxstack import interrupts
 from tdxstack.errors import TdxError, UnavailableError, UsageError
 from tdxstack.files import is_locked, lock, write_atomically
 from tdxstack.host_access import vsock_cid_is_free
@@ -273,16 +274,21 @@ class Launch:
     def __enter__(self) -> Machine:
         plan = self._machines.plan(self._spec)
         try:
-            return wait(self._open(plan), "launch")
+            return wait(lambda: self._open(plan), "launch")
         except BaseException:
             # An interrupt may come when all is done, and before the block is entered.
-            wait(self._close(), "launch")
+            self._leave()
             raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        wait(self._close(), "launch")
+        try:
+            self._leave()
+        except KeyboardInterrupt:
+            # It may have come before it was held back.
+            self._leave()
+            raise
 
     async def __aenter__(self) -> Machine:
         plan = await asyncio.to_thread(self._machines.plan, self._spec)
@@ -308,8 +314,15 @@ class Launch:
             await start_machine(store, name, self._machines.now(), leash=self._leash)
         return self._machines.machine(name, self._leash)
 
+    def _leave(self) -> None:
+        with interrupts.hold():
+            wait(self._close, "launch")
+
     async def _close(self) -> None:
-        """End and remove the machine, if there is one by now; may be called again."""
+        """End and remove the machine, if there is one by now; may be called again. It is not cancelled."""
+        await interrupts.to_the_end(self._end())
+
+    async def _end(self) -> None:
         if self._leash is not None:
             self._leash.cut()
         if not self._mine:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import secrets
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tdxstack import __version__
+from tdxstack import __version__, interrupts
 from tdxstack.abi.tdreport import TD_ATTRIBUTE_SEPT_VE_DISABLE
 from tdxstack.collateral.bundle import Collateral
 from tdxstack.collateral.fetch import Client
@@ -232,7 +231,7 @@ def _bring_up(
     try:
         with phases.measure("start"):
             machines.write_down(_plan(request, choice, parts, machines, workshop))
-            state = asyncio.run(start_machine(store, request.name, surroundings.clock()))
+            state = interrupts.wait(lambda: start_machine(store, request.name, surroundings.clock()))
         with phases.measure("boot"):
             report("booting", None)
             machine.wait_for_ssh(timeout=BOOT_SECONDS, on_line=on_console)
@@ -244,12 +243,11 @@ def _bring_up(
             report("verifying", None)
             collateral = parts.collateral_for(evidence.quote)
             verification = _verify(parts, choice, evidence, collateral, nonce, files, surroundings)
-    except KeyboardInterrupt:
-        _end(store, request.name)
-        store.remove(request.name)
-        raise
-    except BaseException:
-        _end(store, request.name)
+    except BaseException as error:
+        with interrupts.hold():
+            _end(store, request.name)
+            if isinstance(error, KeyboardInterrupt):
+                store.remove(request.name)
         raise
     write_atomically(files.collateral, collateral.to_json())
     releases = list(workshop.releases.values())
@@ -294,7 +292,7 @@ def _plan(
 
 
 def _end(store: MachineStore, name: str) -> None:
-    asyncio.run(control.stop(store, name, StopMode.FORCE, DOWN_SECONDS))
+    interrupts.wait(lambda: control.stop(store, name, StopMode.FORCE, DOWN_SECONDS))
 
 
 def gather(

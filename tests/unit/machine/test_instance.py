@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tdxstack import interrupts
 from tdxstack.errors import CommandError, UnavailableError
 from tdxstack.files import Directories, is_locked
 from tdxstack.machine import control, instance
@@ -108,7 +109,7 @@ def program(tmp_path: Path) -> Path:
 
 def begin(store: MachineStore, program: Path, mode: str) -> MachineState:
     write_down(store, program, mode)
-    return asyncio.run(start_machine(store, "td", NOW))
+    return interrupts.wait(lambda: start_machine(store, "td", NOW))
 
 
 def write_down(store: MachineStore, program: Path, mode: str) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -30,6 +28,7 @@ from tdxstack.qemu.abilities import Abilities
 from tdxstack.quoting import service
 from tdxstack.workflows.machines import Machines
 from tdxstack.workflows.workshop import DiskImage, Surroundings, Workshop
+from tests.unit.interrupting import interrupted_at
 from tests.unit.machine.test_instance import FAKE_QEMU
 from tests.unit.workflows.test_up import NoKvm
 
@@ -316,13 +315,35 @@ def test_start_that_takes_too_long_leaves_nothing_running(machines: Machines, pa
     assert vm.state() == "ended"
 
 
-@pytest.mark.parametrize("after", [0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.15, 0.2])
-def test_interrupt_of_a_launch_leaves_nothing(machines: Machines, parts: Parts, after: float) -> None:
-    """At whatever point it comes."""
-    with pytest.raises(KeyboardInterrupt):
-        threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)).start()
-        with machines.launch(SPEC):
-            time.sleep(10)
+INTERRUPTED = 16
+"""At how many lines a launch is interrupted, and so often its end."""
+
+
+@pytest.mark.parametrize("part", range(INTERRUPTED))
+def test_interrupt_of_a_launch_leaves_nothing(machines: Machines, parts: Parts, part: int) -> None:
+    """At whatever line it comes."""
+    with interrupted_at(0) as entered, machines.launch(SPEC):
+        last = entered.count
+    with (
+        pytest.raises(KeyboardInterrupt),
+        interrupted_at(1 + last * part // INTERRUPTED) as lines,
+        machines.launch(SPEC),
+    ):
+        # It takes its time, and so the number of lines differs.
+        assert lines.count < 1 + last * part // INTERRUPTED, "it was swallowed"
+        signal.raise_signal(signal.SIGINT)
+    assert left(parts.root) == []
+
+
+@pytest.mark.parametrize("part", range(INTERRUPTED))
+def test_interrupt_of_the_end_of_a_launch_leaves_nothing(machines: Machines, parts: Parts, part: int) -> None:
+    with machines.launch(SPEC) as _, interrupted_at(0) as whole:
+        machines.open("vm").remove()
+    launch = machines.launch(SPEC)
+    launch.__enter__()
+    # From the third line on: what is there to hold an interrupt back is not there before.
+    with contextlib.suppress(KeyboardInterrupt), interrupted_at(3 + whole.count * part // INTERRUPTED):
+        launch.__exit__(None, None, None)
     assert left(parts.root) == []
 
 
