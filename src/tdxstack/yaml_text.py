@@ -52,7 +52,7 @@ def load(text: bytes, what: str, *, hint: str) -> object:
             raise MalformedError(f"{what}: its aliases repeat too much", hint=hint)
         document = loader.construct_document(root)
     except (yaml.YAMLError, UnicodeError, RecursionError) as error:
-        raise MalformedError(f"{what}: {' '.join(str(error).split())}", hint=f"a {what} is YAML") from None
+        raise MalformedError(f"{what}: {' '.join(str(error).split())}", hint="give it in YAML") from None
     return {} if document in (None, "") else document
 
 

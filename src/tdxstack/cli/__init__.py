@@ -20,6 +20,7 @@ import click
 from tdxstack import __version__
 from tdxstack.cli.sudo import become_invoking_user
 from tdxstack.errors import TdxError
+from tdxstack.terminal import printable
 
 COMMANDS = {
     "up": ("tdxstack.cli.up:up", "Boot a TD, measure it and prove it: the main job, end to end."),
@@ -147,9 +148,10 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 
 def _report(words: list[str], message: str, hint: str, exit_code: int) -> int:
-    click.echo(f"error: {message}", err=True)
-    if hint:
-        click.echo(f"hint: {hint}", err=True)
+    for kind, text in (("error", message), ("hint", hint)):
+        if text:
+            # It may name what others have called a file.
+            click.echo(printable(f"{kind}: {text}".replace("\n", " ")), err=True)
     if "--json" in words:
         with contextlib.suppress(OSError):  # where stdout itself is what failed, stderr has said so
             # On one line, as it may follow the lines of a batch.

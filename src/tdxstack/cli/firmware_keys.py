@@ -21,6 +21,7 @@ from tdxstack.firmware.find import read_image
 from tdxstack.firmware.keys import DB, NAMES, OwnKeys, certificate_file
 from tdxstack.firmware.signing import sign as sign_program
 from tdxstack.firmware.signing import sign_command
+from tdxstack.measurement.pe import Image
 from tdxstack.run import command_line
 from tdxstack.terminal import printable
 from tdxstack.workflows.workshop import Workshop
@@ -139,14 +140,16 @@ def sign(file: Path, output: Path, dry_run: bool, mirror: str, require_fresh: bo
     """
     with progress_display() as display:
         workshop = Workshop(surroundings(), mirror=mirror, require_fresh=require_fresh, report=display.report)
-        directory = workshop.own_keys_directory
+        directory, unsigned = workshop.own_keys_directory, _read(file)
+        with about(str(file)):
+            Image.parse(unsigned)
         if dry_run:
             program = workshop.toolbox.find("sbsign")
             command = sign_command(program, file, output, directory)
             _print_plan(command, None if directory.exists() else directory, as_json)
             return
         keys = _own_keys(workshop, display)
-        signed = sign_program(_read(file), keys, workshop.toolbox, report=display.report)
+        signed = sign_program(unsigned, keys, workshop.toolbox, report=display.report)
         write_atomically(output, signed)
     digest = hashlib.sha256(signed).hexdigest()
     certificate = certificate_file(directory, DB)

@@ -47,6 +47,9 @@ def list_images(as_json: bool) -> None:
     if as_json:
         print_json({"images": [one.to_json() for one in found]})
         return
+    if not found:
+        click.echo("no image is built here; `tdx image build` builds one")
+        return
     table = Table("NAME", "KEY", "SIZE", "KERNEL", "AGE", "MACHINES", box=None)
     for one in found:
         age, machines = age_text(now() - one.built), ", ".join(one.machines) or "-"
@@ -77,7 +80,8 @@ def inspect(image: str, firmware: Path | None, mirror: str, require_fresh: bool,
         own = workshop.own_keys() if workshop.own_keys_directory.exists() else None
         with about(f"firmware {firmware}"):
             contents = open_contents(read_image(firmware)) if firmware else None
-        found = inspect_image(path, contents, own, workshop.toolbox, _scratch(), report=display.report)
+        with about(f"disk image {path}"):
+            found = inspect_image(path, contents, own, workshop.toolbox, _scratch(), report=display.report)
     document = found.to_json() | {"firmware": str(firmware) if firmware else None}
     if as_json:
         print_json(document)
@@ -111,7 +115,7 @@ def rm(key: str, dry_run: bool, as_json: bool) -> None:
     "--format",
     "form",
     type=click.Choice([form.value for form in Form]),
-    help="[default: as OUTPUT is called]",
+    help="Form of OUTPUT. [default: as its name says]",
 )
 @DRY_RUN
 @mirror_options
@@ -167,7 +171,10 @@ def grow(
         source = image_file(directories(), image)
         target = output or source
         _refuse_shared(target)
-        with readable(source, workshop.toolbox, _scratch(), display.report) as form:
+        with (
+            readable(source, workshop.toolbox, _scratch(), display.report) as form,
+            about(f"disk image {source}"),
+        ):
             growth = image_change.plan_growth(source, form, size)
         get = workshop.toolbox.find if dry_run else workshop.toolbox.program
         programs = {name: get(name) for name in image_change.GROWTH_PROGRAMS}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from tdxstack.cli import LazyGroup
@@ -49,6 +51,15 @@ class Places(LazyGroup):
                 hint=f"with --connect there are: {', '.join(self.list_commands(ctx))}",
             )
         return found
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            if error.option_name != "--connect":
+                raise
+            hint = f"say: tdx vm --connect URI {ctx.invoked_subcommand}"
+            raise UsageError("--connect comes before the command", hint=hint) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if ctx.params.get("connect"):

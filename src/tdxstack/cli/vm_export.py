@@ -15,10 +15,12 @@ from tdxstack.platform import Platform
 from tdxstack.workflows.export import Format, export_machine, export_spec
 from tdxstack.workflows.machines import Machines
 
+EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--spec", "spec_file", type=click.Path(path_type=Path), help="File that describes a machine.")
+@click.option("--spec", "spec_file", type=EXISTING_FILE, help="File that describes a machine.")
 @click.option(
     "--format",
     "format_name",

@@ -42,6 +42,9 @@ def list_machines(as_json: bool) -> None:
     if as_json:
         print_json({"machines": machines})
         return
+    if not machines:
+        click.echo("libvirt has no machine of tdx's; `tdx vm --connect URI create` makes one")
+        return
     table = Table("NAME", "STATE", box=None)
     for machine in machines:
         table.add_row(machine["name"], machine["state"])

@@ -33,6 +33,9 @@ def list_machines(as_json: bool) -> None:
     if as_json:
         print_json({"machines": documents})
         return
+    if not documents:
+        click.echo("no machine is here; `tdx vm create` makes one")
+        return
     table = Table("NAME", "STATE", "PLATFORM", "SSH PORT", "STARTED", box=None)
     for machine in documents:
         port = str(machine["ssh_port"]) if machine["running"] else "-"

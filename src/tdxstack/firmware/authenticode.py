@@ -5,7 +5,6 @@ Sources: Microsoft, Windows Authenticode Portable Executable Signature Format; R
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,10 +61,7 @@ class Signature:
         if len(signers) != 1:
             raise _bad(f"has {len(signers)} signers, not one")
         signer = _Signer.parse(signers[0][1])
-        with warnings.catch_warnings():
-            # Of numbers and encodings that are not as they should be: what is read all the same, counts.
-            warnings.simplefilter("ignore", UserWarning)
-            chain = _chain(signer, _certificates(data))
+        chain = _chain(signer, _certificates(data))
         return cls(content, chain, bool(chain) and signer.signed(content, chain[0]))
 
 

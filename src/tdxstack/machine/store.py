@@ -215,7 +215,7 @@ class MachineStore:
     def require(self, name: str) -> None:
         """Raise `UsageError` where there is no such machine."""
         if not self.files(name).state.exists():
-            known = ", ".join(self.names()) or "none"
+            known = ", ".join(self.names()) or "none; `tdx vm create` makes one"
             raise UsageError(f"there is no machine {name!r}", hint=f"machines here: {known}")
 
     def load(self, name: str) -> MachineState:

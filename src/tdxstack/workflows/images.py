@@ -62,7 +62,8 @@ def find_image(directories: Directories, key: str) -> Listed:
     found = [one for one in every if key and one.image.key.startswith(key)]
     if len(found) == 1:
         return found[0]
-    known = ", ".join(f"{one.image.name} ({one.image.key})" for one in every) or "none"
+    known = ", ".join(f"{one.image.name} ({one.image.key})" for one in every)
+    known = known or "none; `tdx image build` builds one"
     number = f"{len(found)} images have keys that start with" if found else "there is no image"
     raise UsageError(f"{number} {key[:80]!r}", hint=f"images here: {known}")
 

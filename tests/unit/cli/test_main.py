@@ -39,6 +39,12 @@ def environment(tmp_path: Path) -> dict[str, str]:
         (["vm", "show", "ghost"], 2, "error: there is no machine 'ghost'"),
         (["down", "ghost"], 2, "error: there is no machine 'ghost'"),
         (["evidence", "show", "ghost"], 2, "error: 'ghost' is neither a machine nor a file"),
+        (["vm", "list", "--connect", "qemu:///system"], 2, "error: --connect comes before the command"),
+        (["vm", "export", "--spec", "ghost"], 2, "error: Invalid value for '--spec': File 'ghost' does not"),
+        (["image", "inspect", "/dev/null"], 2, "error: disk image /dev/null: the disk cannot be read"),
+        (["image", "grow", "/dev/null", "8G"], 2, "error: disk image /dev/null: the disk cannot be read"),
+        (["image", "inspect", "/ab\x1b[31sent/x\ny"], 3, "error: disk image /abent/x y cannot be read"),
+        (["firmware", "sign", "/dev/null", "-o", "x", "--dry-run"], 2, "error: /dev/null: PE image: "),
     ],
 )
 def test_errors_are_two_lines_and_an_exit_code(
@@ -51,6 +57,17 @@ def test_errors_are_two_lines_and_an_exit_code(
     assert lines[1].startswith("hint: ")
     assert len(lines) == 2
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["vm", "list"], "no machine is here; `tdx vm create` makes one"),
+        (["image", "list"], "no image is built here; `tdx image build` builds one"),
+    ],
+)
+def test_where_nothing_is_listed_it_is_said(tmp_path: Path, arguments: list[str], said: str) -> None:
+    assert run(tmp_path, *arguments).stdout == f"{said}\n"
 
 
 def test_errors_are_documents_too_with_json(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, text: str, format_: str, reas
         raise run("--spec", path, "--format", format_).exception or AssertionError("it was exported")
 
 
-@pytest.mark.parametrize("words", [(), ("td", "--spec", "web.yaml")])
+@pytest.mark.parametrize("words", [(), ("td", "--spec", __file__)])
 def test_one_machine_is_exported(words: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="one machine"):
         raise run(*words).exception or AssertionError("it was exported")
