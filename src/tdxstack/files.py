@@ -8,12 +8,18 @@ import os
 import pwd
 import shutil
 import stat
+import struct
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tdxstack.errors import UnavailableError, UsageError
+
+_FLOCK = struct.Struct("@hhqqi0q")
+"""struct flock of fcntl(2) where a file's offsets have 64 bits: type, whence, start, length, process."""
+
+_WHOLE_FILE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +132,7 @@ def _open_locked(path: Path, wait: bool) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, _WHOLE_FILE)
             # Whoever held it before may have removed the file: then this lock keeps nobody out.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), path.stat()):
@@ -142,19 +148,14 @@ def _open_locked(path: Path, wait: bool) -> int:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock on `path`.
-
-    Asking shares the lock for a moment, so that any number may ask at once; `lock` without waiting may then
-    be refused.
-    """
+    """Whether some process holds the lock on `path`. Asking takes nothing from who wants to lock it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        in_the_way = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _WHOLE_FILE)
     finally:
         os.close(descriptor)
-    return False
+    kind, *_ = _FLOCK.unpack(in_the_way)
+    return bool(kind != fcntl.F_UNLCK)

@@ -60,6 +60,29 @@ def test_any_number_may_ask_whether_a_lock_is_held(tmp_path: Path) -> None:
         assert not any(pool.map(lambda _: is_locked(path), range(2000)))
 
 
+ASK = """
+import sys
+from pathlib import Path
+from tdxstack.files import is_locked
+print("asking", flush=True)
+while True:
+    is_locked(Path(sys.argv[1]))
+"""
+
+
+def test_asking_keeps_nobody_from_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with subprocess.Popen([sys.executable, "-c", ASK, path], stdout=subprocess.PIPE) as asking:
+        try:
+            assert asking.stdout is not None
+            assert asking.stdout.readline() == b"asking\n"
+            for _ in range(10_000):
+                with lock(path, wait=False):
+                    pass
+        finally:
+            asking.kill()
+
+
 def test_private_directories_are_private_all_the_way(tmp_path: Path) -> None:
     make_private(tmp_path / "a/b")
     assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "a", tmp_path / "a/b")} == {0o700}

