@@ -1,12 +1,14 @@
 """Registers of real TDs, worked out by the models of the prediction instead of replayed from their logs.
 
 Only what was hashed and is not public is taken from the log: the configuration volume, ACPI tables, kernel,
-command line and initrd. All else must come out of memory size, Secure Boot state and release profile.
+command line and initrd; and from Debian's firmware the configuration volume where Ubuntu's is not public. All
+else must come out of memory size, Secure Boot state and release profile.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 
 import pytest
@@ -31,7 +33,7 @@ from tdxstack.measurement.profile import PROFILES
 from tdxstack.measurement.replay import extend
 from tests.conformance import vectors
 from tests.conformance.test_event_logs import GIB, LOGS, OVMF_MEMORY
-from tests.conformance.vectors import GO_EVENTLOG, PHALA, TRUSTEE
+from tests.conformance.vectors import FORTANIX, GO_EVENTLOG, PHALA, TRUSTEE
 
 pytestmark = pytest.mark.vectors
 
@@ -102,6 +104,79 @@ def test_rtmr0_and_rtmr1_of_a_direct_boot(boot: Boot) -> None:
         registers[one.register] = extend(registers[one.register], digest)
     for value, digits in zip(registers.values(), LOGS[boot.log][:2], strict=True):
         assert value.hex().startswith(digits)
+
+
+EMPTY_VARIABLES = (
+    "344bc51c980ba621aaa00da3ed7436f7d6e549197dfe699515dfa2c6583d95e6412af21c097d473155875ffd561d6790"
+)
+"""SHA-384 of the CFV of Debian's OVMF.fd 2025.02-8: a store without a variable, of a build of 4 MiB."""
+LOADER_ENTRY, LOADER_SIZE, FILE_NAME = 128, 4096, 56
+TABLES, RSDP = b"etc/acpi/tables", b"etc/acpi/rsdp"
+
+
+def acpi_items(tables: bytes) -> list[tuple[str, bytes]]:
+    """The three items that QEMU makes of ACPI tables (hw/acpi/bios-linker-loader.c, hw/i386/acpi-build.c)."""
+
+    def entry(command: int, *fields: bytes) -> bytes:
+        return b"".join((command.to_bytes(4, "little"), *fields)).ljust(LOADER_ENTRY, b"\0")
+
+    def name(file: bytes) -> bytes:
+        return file.ljust(FILE_NAME, b"\0")
+
+    def word(value: int) -> bytes:
+        return value.to_bytes(4, "little")
+
+    def pointer(file: bytes, offset: int, size: int) -> bytes:
+        return entry(2, name(file), name(TABLES), word(offset), bytes((size,)))
+
+    def checksum(file: bytes, offset: int, start: int, size: int) -> bytes:
+        return entry(3, name(file), word(offset), word(start), word(size))
+
+    loader = entry(1, name(RSDP), word(16), b"\2") + entry(1, name(TABLES), word(64), b"\1")
+    start, root = 0, 0
+    while size := int.from_bytes(tables[start + 4 : start + 8], "little"):
+        match tables[start : start + 4]:
+            case b"FACP":
+                loader += b"".join(
+                    pointer(TABLES, start + at, width) for at, width in ((36, 4), (40, 4), (140, 8))
+                )
+            case b"RSDT":
+                root = start
+                loader += b"".join(pointer(TABLES, start + at, 4) for at in range(36, size, 4))
+        if tables[start : start + 4] != b"FACS":
+            loader += checksum(TABLES, start + 9, start, size)
+        start += size
+    loader += pointer(RSDP, 16, 4) + checksum(RSDP, 8, 0, 20)
+    found = b"RSD PTR \0BOCHS \0" + word(root)
+    return [("loader", loader.ljust(LOADER_SIZE, b"\0")), ("rsdp", found), ("tables", tables)]
+
+
+@pytest.mark.parametrize(("machine", "memory"), [("canonical-defaults", 2), ("q35-with-hpet", 4)])
+def test_rtmr0_as_another_project_computes_it(machine: str, memory: int) -> None:
+    """Of Ubuntu's OVMF 2025.02, whose configuration volume and low memory are as in Debian's."""
+    folder = f"{FORTANIX}{machine}/"
+    contents = open_contents(vectors.read(FIRMWARE))
+    places = [*OVMF_MEMORY[:2], (tdvf.TEMP_MEM, 0x811000, 0xF000), *OVMF_MEMORY[3:]]
+    sections = tuple(tdvf.Section(0, 0, address, size, kind, 0) for kind, address, size in places)
+    policy = [UefiVariable(vendor, name, b"") for vendor, name in ((GLOBAL, "SecureBoot"), *POLICY_VARIABLES)]
+    inputs = FirmwareInputs(
+        profile=next(one for one in PROFILES if one.name == "edk2-stable202502"),
+        td_hob=td_hob.build(tdvf.Metadata(sections), memory * GIB).measured(),
+        configuration=b"not here",
+        fw_cfg=(),
+        policy=policy,
+        acpi=acpi_items(vectors.read(folder + "acpi_tables.bin")),
+        smbios=None,
+        boot_variables=boot_variables(contents.menu, None, [], []),
+    )
+    register = bytes(48)
+    for event in (*start_events(inputs), *ready_to_boot_events(inputs)):
+        if event.register == "rtmr0":
+            known = event.type != event_log.EV_EFI_PLATFORM_FIRMWARE_BLOB2
+            digest = event.digest if known else bytes.fromhex(EMPTY_VARIABLES)
+            assert digest is not None
+            register = extend(register, digest)
+    assert register.hex() == json.loads(vectors.read(folder + "expected.json"))["rtmr0"]
 
 
 def test_what_the_public_firmware_starts_with() -> None:
