@@ -49,7 +49,7 @@ SHOWN = 16
 @click.option("--initrd", type=EXISTING_FILE, help="Initial RAM disk of that kernel.")
 @click.option("--append", default="", metavar="TEXT", help="Command line of that kernel.")
 @click.option("--vcpus", type=int, help="Virtual CPUs. [default: the specification's, else 2]")
-@click.option("--memory", type=int, help="Memory in MiB. [default: the specification's, else 2048]")
+@click.option("--memory", help="Memory, as 2G or a number of MiB. [default: the specification's, else 2G]")
 @click.option(
     "--log",
     type=EXISTING_FILE,
@@ -90,7 +90,7 @@ def predict(
     initrd: Path | None,
     append: str,
     vcpus: int | None,
-    memory: int | None,
+    memory: str | None,
     log: Path | None,
     module: Path | None,
     output: Path | None,

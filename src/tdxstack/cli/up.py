@@ -15,10 +15,18 @@ from tdxstack.cli.source import Source
 from tdxstack.cli.sudo import become_invoking_user
 from tdxstack.machine.control import StopMode
 from tdxstack.machine.spec_parts import PageTracking
+from tdxstack.machine.spec_values import mebibytes
 from tdxstack.platform import Platform, choose_platform
 from tdxstack.workflows.machines import Machines
 from tdxstack.workflows.plan import plan_up
 from tdxstack.workflows.up import UpRequest, UpResult, bring_up
+
+
+def _read_memory(_context: click.Context, _parameter: click.Parameter, value: str) -> int:
+    try:
+        return mebibytes(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command()
@@ -29,7 +37,14 @@ from tdxstack.workflows.up import UpRequest, UpResult, bring_up
     help="Run on TDX hardware or emulated. [default: hardware where KVM offers it, else emulated]",
 )
 @click.option("--vcpus", default=2, show_default=True, help="Virtual CPUs.")
-@click.option("--memory", "memory_mib", default=2048, show_default=True, help="Memory in MiB.")
+@click.option(
+    "--memory",
+    "memory_mib",
+    default="2G",
+    show_default=True,
+    callback=_read_memory,
+    help="Memory, as 2G or a number of MiB.",
+)
 @mirror_options
 @click.option(
     "--firmware", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="TDVF file to boot."

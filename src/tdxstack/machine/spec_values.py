@@ -57,13 +57,16 @@ class NoService:
 QuoteAddress = UnixAddress | VsockAddress | NoService
 
 
-def _size(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    match = _SIZE.fullmatch(value)
+def mebibytes(text: str) -> int:
+    """The MiB that a size such as 2G, 512M or 2048 has. Raises `ValueError`, as validators do."""
+    match = _SIZE.fullmatch(text)
     if match is None:
-        raise ValueError(f"{value[:40]!r} is no size such as 2G, 512M or a number of MiB")
+        raise ValueError(f"{text[:40]!r} is no size such as 2G, 512M or a number of MiB")
     return int(match[1]) * _MIB[match[2]]
+
+
+def _size(value: object) -> object:
+    return mebibytes(value) if isinstance(value, str) else value
 
 
 def _digest(value: object) -> object:

@@ -36,6 +36,17 @@ def environment(tmp_path: Path) -> dict[str, str]:
         (["nonsense"], 2, "error: No such command 'nonsense'."),
         (["up", "--nonsense"], 2, "error: No such option '--nonsense'."),
         (["up", "--name", "Not Usable", "--dry-run"], 2, "error: machine name 'Not Usable' is not usable"),
+        (
+            ["up", "--memory", "2X", "--dry-run"],
+            2,
+            "error: Invalid value for '--memory': '2X' is no size",
+        ),
+        (
+            ["up", "--memory", "256M", "--dry-run"],
+            2,
+            "error: machine: memory: 256 MiB of memory is too little",
+        ),
+        (["predict", "--memory", "256M"], 2, "error: machine: memory: 256 MiB of memory is too little"),
         (["vm", "show", "ghost"], 2, "error: there is no machine 'ghost'"),
         (["down", "ghost"], 2, "error: there is no machine 'ghost'"),
         (["evidence", "show", "ghost"], 2, "error: 'ghost' is neither a machine nor a file"),
