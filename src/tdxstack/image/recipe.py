@@ -288,7 +288,7 @@ class ImageRecipe(_Strict):
     guest_agent: bool = False
     scripts: Annotated[list[ReadableFile], BeforeValidator(_listed)] = []
     secure_boot: Annotated[Literal["own"] | Path | None, BeforeValidator(_keys)] = None
-    """Sign with the keys in a directory, or with those of `tdx firmware keys`."""
+    """Sign with the keys in a directory, or with those that `tdx firmware enroll` makes."""
     format: Format = Format.QCOW2
 
     @field_validator("users")
