@@ -16,6 +16,7 @@ from rich.text import Text
 
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.this_machine import machine_names, open_machine
+from tdxstack.errors import UsageError
 from tdxstack.machine.control import CREATED, ENDED
 from tdxstack.machine.events import Event, EventLog, ending
 from tdxstack.machine.machine import Machine
@@ -29,7 +30,14 @@ FOLLOW_SECONDS = 0.2
 @json_option
 def list_machines(as_json: bool) -> None:
     """List the machines and what they do."""
-    documents = [_document(open_machine(name)) for name in machine_names()]
+    documents = []
+    for name in machine_names():
+        try:
+            documents.append(_document(open_machine(name)))
+        except UsageError:
+            # Another command may have removed it by now.
+            if name in machine_names():
+                raise
     if as_json:
         print_json({"machines": documents})
         return
@@ -51,13 +59,15 @@ def list_machines(as_json: bool) -> None:
 def show(name: str, as_json: bool) -> None:
     """Show one machine: its state, its files and the command line it was started with.
 
-    Of one that has ended, also why, as far as its QEMU has said so.
+    Of one that has ended, or whose guest does not go on, also why, as far as its QEMU has said so.
     """
     machine = open_machine(name)
     document = _document(machine)
     document["files"] = str(machine.files.directory)
     if document["state"] == ENDED:
         document["ended"] = machine.why_ended()
+    elif reason := machine.why_halted():
+        document["halted"] = reason
     if as_json:
         print_json(document)
         return

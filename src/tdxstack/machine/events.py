@@ -22,6 +22,9 @@ MAX_LINE = 1 << 20
 VIOLATION = "TDX_TCG_VIOLATION"
 FATAL_ERROR = "TDX_TCG_FATAL_ERROR"
 
+ANEW = ("RESET", "RESUME")
+"""Events after which a guest goes on, whatever was before."""
+
 _GPA_GIVEN = 1 << 63
 _CODE = (1 << 32) - 1
 _SHUTDOWNS = {
@@ -90,7 +93,7 @@ def _event(line: bytes) -> Event | None:
 
 
 def ending(event: Event) -> str:
-    """Why a guest will not go on after this event, as a clause; empty where it will."""
+    """Why a guest does not go on after this event, as a clause; empty where it does."""
     if event.name == FATAL_ERROR:
         return fatal_error(event.data)
     if event.name == "GUEST_PANICKED":
@@ -103,7 +106,18 @@ def ending(event: Event) -> str:
         return f"the machine has shut down: {_SHUTDOWNS.get(reason, reason)}"
     if event.name == VIOLATION and event.data.get("fatal"):
         return violation(event.data)
+    if event.name == "BLOCK_IO_ERROR" and event.data.get("action") == "stop":
+        return _disk_error(event.data)
     return ""
+
+
+def _disk_error(facts: Mapping[str, object]) -> str:
+    """A read or write that QEMU could not do, and will try again (BLOCK_IO_ERROR in qapi/block-core.json)."""
+    disk, operation, reason = (
+        printable(str(facts.get(name, "?"))) for name in ("node-name", "operation", "reason")
+    )
+    remedy = "make space on the host" if facts.get("nospace") else "see to it"
+    return f"a {operation} of {disk} has failed ({reason}): the machine waits; {remedy}, and resume it"
 
 
 def fatal_error(facts: Mapping[str, object]) -> str:

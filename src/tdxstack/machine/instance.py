@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from tdxstack.errors import CommandError
 from tdxstack.files import is_locked, lock, write_atomically
 from tdxstack.interrupts import to_the_end
-from tdxstack.machine.events import HANDSHAKE, EventLog, ending
+from tdxstack.machine.events import ANEW, HANDSHAKE, EventLog, ending
 from tdxstack.machine.qemu_text import escape
 from tdxstack.machine.store import MachineFiles
 from tdxstack.qemu import monitor
@@ -75,18 +75,23 @@ async def ssh_port(files: MachineFiles) -> int:
     return int(found[1]) if found else 0
 
 
-def why_ended(files: MachineFiles) -> str:
-    """Why QEMU is not there any more, as a clause: from its events, else the end of its log."""
+def why_halted(files: MachineFiles) -> str:
+    """Why the guest does not go on, as a clause, as far as QEMU's events tell; empty where they do not."""
     reasons: list[str] = []
     for event in EventLog(files.events).read():
-        if event.name == "RESET":
+        if event.name in ANEW:
             # What went before was another life of the guest's.
             reasons.clear()
         elif reason := ending(event):
             reasons.append(reason)
-    if reasons:
-        # What a guest said of itself comes before QEMU's own end, and says more.
-        return next((reason for reason in reasons if "shut down" not in reason), reasons[-1])
+    # What a guest said of itself comes before QEMU's own end, and says more.
+    return next((reason for reason in reasons if "shut down" not in reason), reasons[-1] if reasons else "")
+
+
+def why_ended(files: MachineFiles) -> str:
+    """Why QEMU is not there any more, as a clause: from its events, else the end of its log."""
+    if reason := why_halted(files):
+        return reason
     tail = log_tail(files)
     return "QEMU has ended" + (f": {tail}" if tail else " without a word, as if killed")
 

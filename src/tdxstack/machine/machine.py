@@ -15,7 +15,7 @@ from tdxstack.errors import CommandError, UnavailableError, UsageError
 from tdxstack.machine import console, control, readiness
 from tdxstack.machine.control import ASK_SECONDS, NO_REBOOT, RebootMode, StopMode
 from tdxstack.machine.events import Event, EventLog
-from tdxstack.machine.instance import LONGEST_WAIT, until, why_ended
+from tdxstack.machine.instance import LONGEST_WAIT, until, why_ended, why_halted
 from tdxstack.machine.readiness import OnLine, unseen
 from tdxstack.machine.ssh import IN_GUEST, SSH_FAILED, Ssh
 from tdxstack.machine.starting import start_machine
@@ -103,6 +103,10 @@ class Machine:
     async def state(self) -> str:
         """`created`, `ended`, or QEMU's word for what it does: `running`, `paused`, `guest-panicked`, ..."""
         return await control.run_state(self._store, self.name)
+
+    def why_halted(self) -> str:
+        """Why its guest does not go on, as a clause; empty where it does, or nothing is known of it."""
+        return why_halted(self.files)
 
     def why_ended(self) -> str:
         """Why it does not run any more, as a clause."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tdxstack.errors import CommandError, UnavailableError
 from tdxstack.files import is_locked
-from tdxstack.machine.events import VIOLATION, EventLog, ending, violation
+from tdxstack.machine.events import ANEW, VIOLATION, EventLog, ending, violation
 from tdxstack.machine.instance import LONGEST_WAIT, why_ended
 from tdxstack.machine.store import MachineFiles
 from tdxstack.qemu import agent
@@ -66,7 +66,7 @@ class Watch:
             if event.name == VIOLATION and not event.data.get("fatal"):
                 self._on_line(violation(event.data))
             # A reset gives a guest that had panicked another life.
-            reason = "" if event.name == "RESET" else reason or ending(event)
+            reason = "" if event.name in ANEW else reason or ending(event)
         if over or reason:
             raise CommandError(
                 f"the guest did not become ready: {reason or why_ended(self.files)}",

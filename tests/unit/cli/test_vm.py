@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tdxstack import cli
+from tdxstack.cli import vm_show
 from tdxstack.cli.vm import COMMANDS
 from tdxstack.files import Directories, lock
 from tdxstack.machine.store import MachineState, MachineStore
@@ -75,6 +76,38 @@ def test_machines_are_listed_with_what_they_do(command: Command, store: MachineS
         ("two", "created", False),
     ]
     assert "created" in command("vm", "list")[1]
+
+
+def test_machine_that_goes_while_the_others_are_listed_is_left_out(
+    command: Command, store: MachineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def names() -> list[str]:
+        asked.append(["gone", *store.names()] if not asked else store.names())
+        return asked[-1]
+
+    monkeypatch.setattr(vm_show, "machine_names", names)
+    machines = json.loads(command("vm", "list", "--json")[1])["machines"]
+    assert [machine["name"] for machine in machines] == ["one", "two"]
+    store.files("one").state.write_text("nonsense")
+    assert command("vm", "list")[0] == 2
+
+
+def test_machine_that_waits_for_space_is_shown_with_the_reason(
+    command: Command, running: MachineStore
+) -> None:
+    full = {
+        "action": "stop",
+        "node-name": "disk0",
+        "operation": "write",
+        "reason": "No space",
+        "nospace": True,
+    }
+    says(running, "BLOCK_IO_ERROR", **full)
+    document = json.loads(command("vm", "show", "one", "--json")[1])
+    assert document["halted"].startswith("a write of disk0 has failed (No space)")
+    assert "halted" not in json.loads(command("vm", "show", "two", "--json")[1])
 
 
 def test_ended_machine_is_shown_with_the_reason(command: Command, store: MachineStore) -> None:

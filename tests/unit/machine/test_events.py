@@ -88,6 +88,14 @@ def test_fatal_errors_of_a_td(facts: dict[str, Any], words: str) -> None:
         ("TDX_TCG_VIOLATION", {"gpa": 4096, "fatal": True},
          "the guest used a page as a TD may not (gpa 4096, fatal True)"),
         ("TDX_TCG_VIOLATION", {"gpa": 4096, "fatal": False}, ""),
+        ("BLOCK_IO_ERROR", {"action": "report", "node-name": "disk0", "operation": "write"}, ""),
+        ("BLOCK_IO_ERROR",
+         {"action": "stop", "node-name": "disk0", "operation": "write", "nospace": True,
+          "reason": "No space left on device"},
+         "a write of disk0 has failed (No space left on device): the machine waits; make space on the host, "
+         "and resume it"),
+        ("BLOCK_IO_ERROR", {"action": "stop", "node-name": "disk1", "operation": "read", "reason": "EIO"},
+         "a read of disk1 has failed (EIO): the machine waits; see to it, and resume it"),
     ],
 )  # fmt: skip
 def test_other_endings(name: str, data: dict[str, Any], words: str) -> None:

@@ -22,7 +22,7 @@ from tdxstack.errors import CommandError, UnavailableError
 from tdxstack.files import Directories, is_locked
 from tdxstack.machine import control, instance
 from tdxstack.machine.control import StopMode
-from tdxstack.machine.instance import why_ended
+from tdxstack.machine.instance import why_ended, why_halted
 from tdxstack.machine.readiness import Mark, until_ready
 from tdxstack.machine.starting import start_machine
 from tdxstack.machine.store import MachineState, MachineStore
@@ -55,6 +55,9 @@ FAKE_QEMU = textwrap.dedent(
         "panics": {"event": "GUEST_PANICKED", "data": {"action": "shutdown"}},
         "fails": {"event": "TDX_TCG_FATAL_ERROR", "data": {"error-code": 0, "message": "no ACPI"}},
         "violates": {"event": "TDX_TCG_VIOLATION", "data": {"gpa": 4096, "fatal": True}},
+        "fills-the-disk": {"event": "BLOCK_IO_ERROR", "data": {
+            "action": "stop", "node-name": "disk0", "operation": "write", "nospace": True,
+            "reason": "No space left on device"}},
         "may-violate": {"event": "TDX_TCG_VIOLATION", "data": {"gpa": 4096, "fatal": False}},
     }
     def write(event):
@@ -181,6 +184,11 @@ def test_qemu_whose_monitor_is_of_no_use_is_ended(
         ("panics", "the guest has panicked"),
         ("fails", "the TD has reported a fatal error, a panic: 'no ACPI'"),
         ("violates", "the guest used a page as a TD may not (gpa 4096, fatal True)"),
+        (
+            "fills-the-disk",
+            "a write of disk0 has failed (No space left on device): the machine waits; make space on the "
+            "host, and resume it",
+        ),
     ],
 )
 def test_event_that_ends_the_guest_ends_the_wait(
@@ -196,10 +204,12 @@ def test_event_that_ends_the_guest_ends_the_wait(
     assert why_ended(store.files("td")) == reason, "also after QEMU was told to end"
 
 
-def test_reset_gives_a_guest_another_life(store: MachineStore, program: Path) -> None:
-    begin(store, program, "panics")
+@pytest.mark.parametrize(("mode", "event"), [("panics", "RESET"), ("fills-the-disk", "RESUME")])
+def test_what_lets_a_guest_go_on_again(store: MachineStore, program: Path, mode: str, event: str) -> None:
+    begin(store, program, mode)
     try:
-        reset = {"event": "RESET", "data": {}, "timestamp": {"seconds": 2, "microseconds": 0}}
+        assert why_halted(store.files("td"))
+        reset = {"event": event, "data": {}, "timestamp": {"seconds": 2, "microseconds": 0}}
         with store.files("td").events.open("a") as file:
             file.write(json.dumps(reset) + "\n")
         store.files("td").console_log.write_text("tdxstack: ready\n")
