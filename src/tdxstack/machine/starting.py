@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import datetime
 
@@ -23,8 +23,9 @@ async def start_machine(
 ) -> MachineState:
     """Start the QEMU of a machine that was written down, and what it needs; the caller has claimed the name.
 
-    QEMU outlives this process, unless it is on a `leash`. Its process id is saved at once, so that it can be
-    ended whatever happens here. Raises as `start_qemu` does; everything is ended if anything goes wrong.
+    Once it has started, QEMU outlives this process, unless it is on a `leash`; until then it ends with this
+    process. Its process id is saved at once, so that it can be ended whatever happens here. Raises as
+    `start_qemu` does; everything is ended if anything goes wrong.
     """
     state = store.load(name)
     files = store.files(name)
@@ -35,16 +36,29 @@ async def start_machine(
         state = replace(state, pid=pid, ssh_port=0, started=now.isoformat(timespec="seconds"))
         store.save(state)
 
-    async with _quoting(store, state) as holds, _tpm(files, state):
-        await start_qemu(files, state.argv, holds=holds, leash=leash, on_start=started)
-        try:
-            await pin(files.monitor, {int(vcpu): cpus for vcpu, cpus in state.pinning.items()})
-            state = replace(state, ssh_port=await ssh_port(files))
-            store.save(state)
-        except BaseException:
-            await to_the_end(end(files, state.pid))
-            raise
+    with _leashed() if leash is None else contextlib.nullcontext(leash) as held:
+        async with _quoting(store, state) as holds, _tpm(files, state):
+            await start_qemu(files, state.argv, holds=holds, leash=held, on_start=started)
+            try:
+                await pin(files.monitor, {int(vcpu): cpus for vcpu, cpus in state.pinning.items()})
+                state = replace(state, ssh_port=await ssh_port(files))
+                store.save(state)
+            except BaseException:
+                await to_the_end(end(files, state.pid))
+                raise
     return state
+
+
+@contextlib.contextmanager
+def _leashed() -> Iterator[Leash]:
+    """Ties a program to this process for a block; it lives on if that ends well."""
+    leash = Leash()
+    try:
+        yield leash
+    except BaseException:
+        leash.cut()
+        raise
+    leash.release()
 
 
 @contextlib.asynccontextmanager
@@ -73,13 +87,8 @@ async def _tpm(files: MachineFiles, state: MachineState) -> AsyncIterator[None]:
         return
     make_private(files.tpm_state)
     files.tpm_socket.unlink(missing_ok=True)
-    leash = Leash()
-    try:
+    with _leashed() as leash:
         leash.tie(start(state.tpm, log=files.qemu_log, pass_fds=[leash.descriptor]))
         complaint = f"the TPM did not start within {TPM_SECONDS:g} s"
         await until(files.tpm_socket.exists, TPM_SECONDS, complaint, hint=f"see {files.qemu_log}")
         yield
-    except BaseException:
-        leash.cut()
-        raise
-    leash.release()

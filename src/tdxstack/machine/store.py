@@ -215,15 +215,15 @@ class MachineStore:
     def require(self, name: str) -> None:
         """Raise `UsageError` where there is no such machine."""
         if not self.files(name).state.exists():
-            known = ", ".join(self.names()) or "none; `tdx vm create` makes one"
-            raise UsageError(f"there is no machine {name!r}", hint=f"machines here: {known}")
+            raise self._unknown(name)
 
     def load(self, name: str) -> MachineState:
         """The remembered state; `UsageError` where there is no such machine."""
-        self.require(name)
         path = self.files(name).state
         try:
             return MachineState(**json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            raise self._unknown(name) from None
         except (ValueError, TypeError) as error:
             raise MalformedError(
                 f"{path} is not a machine's state: {error}", hint=f"run: tdx down {name}"
@@ -242,3 +242,15 @@ class MachineStore:
         for directory in (files.runtime, files.directory):
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(directory)
+
+    def clear_unfinished(self) -> None:
+        """Delete what is left of machines that a process was making, or removing, when it was killed."""
+        for entry in self._data.iterdir() if self._data.exists() else ():
+            if NAME.fullmatch(entry.name) and not self.files(entry.name).state.exists():
+                with contextlib.suppress(UnavailableError), self.claim(entry.name):
+                    if not self.files(entry.name).state.exists():
+                        self.remove(entry.name)
+
+    def _unknown(self, name: str) -> UsageError:
+        known = ", ".join(self.names()) or "none; `tdx vm create` makes one"
+        return UsageError(f"there is no machine {name!r}", hint=f"machines here: {known}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -83,6 +84,7 @@ class Machines:
         self._report = report
         self._ordinary: dict[Platform | None, Platform] = {}
         """Where machines that are no TDs run, by what was asked for: found out once."""
+        self._planning = threading.Lock()
 
     def now(self) -> datetime:
         """The time, where the machines are."""
@@ -124,11 +126,26 @@ class Machines:
         """Remove the launched machines of processes that were killed."""
         for name in self.names():
             with contextlib.suppress(TdxError):
-                if self.store.load(name).autodestroy and not is_locked(self.store.files(name).owner):
-                    await self.machine(name).remove.aio()
+                if self._is_abandoned(name):
+                    await self._remove_abandoned(name)
+
+    def _is_abandoned(self, name: str) -> bool:
+        return self.store.load(name).autodestroy and not is_locked(self.store.files(name).owner)
+
+    async def _remove_abandoned(self, name: str) -> None:
+        with self.store.claim(name):
+            # Until it was claimed, somebody else may have removed it, and made another.
+            if self._is_abandoned(name):
+                await control.stop(self.store, name, StopMode.FORCE, DOWN_SECONDS)
+                self.store.remove(name)
 
     def plan(self, spec: MachineSpec, *, no_kaslr: bool = False) -> Plan:
         """Choose, find, fetch or build everything that is not the machine's own."""
+        # One at a time: what one has asked and found, the next need not.
+        with self._planning:
+            return self._plan(spec, no_kaslr)
+
+    def _plan(self, spec: MachineSpec, no_kaslr: bool) -> Plan:
         check_files(spec)
         check_ports(spec)
         platform, qemu = self._platform(spec)
@@ -185,6 +202,7 @@ class Machines:
     def write_down(self, plan: Plan, *, autodestroy: bool = False) -> MachineState:
         """Make the files of a machine whose name the caller has claimed; all of them, or none."""
         name = plan.spec.name
+        self.store.clear_unfinished()
         try:
             return self._write_down(plan, self.store.prepare(name), autodestroy)
         except BaseException:

@@ -10,8 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -19,13 +21,14 @@ from typing import cast
 import pytest
 
 from tdxstack.errors import CommandError, UnavailableError, UsageError
-from tdxstack.files import Directories, is_locked
+from tdxstack.files import Directories, is_locked, lock
 from tdxstack.machine.control import StopMode
 from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.spec_parts import Kind
 from tdxstack.platform import Platform
 from tdxstack.qemu.abilities import Abilities
 from tdxstack.quoting import service
+from tdxstack.testing.runner import wait_for
 from tdxstack.workflows.machines import Machines
 from tdxstack.workflows.workshop import DiskImage, Surroundings, Workshop
 from tests.unit.interrupting import interrupted_at
@@ -48,6 +51,7 @@ class Parts:
     mode: str = "boots"
     full: bool = False
     types: frozenset[str] = QEMU_TYPES
+    asked: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def path(self) -> Path:
@@ -65,6 +69,9 @@ class Parts:
         return tuple(self.argv_prefix)
 
     def abilities(self, _qemu: tuple[str, ...]) -> Abilities:
+        assert self.asked.acquire(blocking=False), "one is asked at a time"
+        time.sleep(0.001)
+        self.asked.release()
         return Abilities("11.1.3", self.types, {})
 
     def firmware(self, _path: Path | None) -> Parts:
@@ -375,6 +382,63 @@ def test_a_killed_owner_takes_its_machine_along(machines: Machines, parts: Parts
         owner.wait()
         owner.stdout.close()
     assert machines.names() == ["vm"], "nobody was there to remove it"
+    asyncio.run(machines.sweep())
+    assert left(parts.root) == []
+
+
+STARTER = """
+import sys
+import threading
+import time
+from pathlib import Path
+from tests.unit.workflows.test_machines import SPEC, Parts, where
+from tdxstack.workflows.machines import Machines
+parts = Parts(Path(sys.argv[1]), "hangs")
+vm = Machines(where(parts.root), workshop=parts).create(SPEC)
+vm.start(timeout=60)
+"""
+
+
+def test_a_start_that_is_killed_half_way_leaves_nothing_running(machines: Machines, parts: Parts) -> None:
+    with subprocess.Popen([sys.executable, "-c", STARTER, str(parts.root)]) as starter:
+        try:
+            wait_for(lambda: machines.names() and machines.open("vm").is_running)
+        finally:
+            starter.kill()
+    vm = machines.open("vm")
+    assert vm.wait_for_state("ended", timeout=10) == "ended"
+    vm.remove()
+    assert left(parts.root) == []
+
+
+def test_what_a_killed_process_has_half_made_is_removed(machines: Machines, parts: Parts) -> None:
+    for name in ("half", "claimed"):
+        files = machines.store.prepare(name)
+        files.disk.write_text("")
+    with machines.store.claim("claimed"):
+        machines.create(SPEC).remove()
+        assert set(left(parts.root)) == {"claimed", ".claimed.lock"}
+    machines.create(SPEC).remove()
+    assert left(parts.root) == []
+
+
+def test_a_machine_that_is_launched_anew_is_not_taken_for_an_old_one(
+    machines: Machines, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process takes it over just before it is claimed for being removed."""
+    machines.write_down(machines.plan(SPEC), autodestroy=True)
+    claim = machines.store.claim
+
+    with contextlib.ExitStack() as owner:
+
+        def too_late(name: str) -> contextlib.AbstractContextManager[None]:
+            owner.enter_context(lock(machines.store.files(name).owner))
+            return claim(name)
+
+        monkeypatch.setattr(machines.store, "claim", too_late)
+        asyncio.run(machines.sweep())
+        assert machines.names() == ["vm"]
+        monkeypatch.undo()
     asyncio.run(machines.sweep())
     assert left(parts.root) == []
 
