@@ -24,9 +24,6 @@ POLL_SECONDS = 0.1
 MAX_ANSWER = 64 << 20
 """Bytes of one answer; qemu-ga keeps at most 16 MiB of each output of a program, and sends them as base64."""
 
-FILE_PIECE = 1 << 20
-"""Bytes of a file that are asked for at once (qemu-ga allows 48 MiB)."""
-
 _SENTINEL = b"\xff"
 """What no JSON holds: after it, an agent that was interrupted in the middle of a document starts anew."""
 
@@ -119,36 +116,6 @@ class Agent:
         signal = status.get("signal")
         code = -signal if isinstance(signal, int) else _member(status, "exitcode", int)
         return Completed(tuple(argv), code, _bytes(status, "out-data"), _bytes(status, "err-data"))
-
-    async def read_file(self, path: str, limit: int) -> bytes:
-        """The content of a file in the guest; `CommandError` where it is longer than `limit` bytes."""
-        content = bytearray()
-        async with self._open(path, "r") as handle:
-            while True:
-                piece = await self.ask("guest-file-read", {"handle": handle, "count": FILE_PIECE})
-                content += _bytes(piece, "buf-b64")
-                if len(content) > limit:
-                    raise CommandError(f"{path} in the guest is longer than {limit} bytes")
-                if _member(piece, "eof", bool):
-                    return bytes(content)
-
-    async def write_file(self, path: str, content: bytes) -> None:
-        """Write a file in the guest; raises as `ask` does."""
-        async with self._open(path, "w") as handle:
-            for at in range(0, len(content), FILE_PIECE):
-                piece = base64.b64encode(content[at : at + FILE_PIECE]).decode()
-                await self.ask("guest-file-write", {"handle": handle, "buf-b64": piece})
-
-    @contextlib.asynccontextmanager
-    async def _open(self, path: str, mode: str) -> AsyncIterator[int]:
-        handle = await self.ask("guest-file-open", {"path": path, "mode": mode})
-        if not isinstance(handle, int):
-            raise _nonsense(handle)
-        try:
-            yield handle
-        finally:
-            with contextlib.suppress(CommandError):
-                await self.ask("guest-file-close", {"handle": handle})
 
     async def _send(self, command: str, arguments: dict[str, object] | None = None) -> None:
         request: dict[str, object] = {"execute": command}
