@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from tdxstack.errors import TdxError, UsageError
+from tdxstack.errors import TdxError, UnavailableError, UsageError
 from tdxstack.interrupts import to_the_end
 from tdxstack.machine.allocation import free_port
 from tdxstack.machine.libvirt import Libvirt, Mode
@@ -59,19 +58,28 @@ async def create(libvirt: Libvirt, spec: MachineSpec, authorized_key: str) -> No
 async def remove(libvirt: Libvirt, name: str, *, force: bool = False) -> None:
     """Forget a machine that has ended, and delete its overlays; `force` ends it first.
 
-    Raises `UnavailableError` where it runs.
+    Raises `UnavailableError` where it runs, or where an overlay cannot be deleted; the machine is gone then.
     """
     overlays = overlays_of(element(await libvirt.xml.aio(name)))
     if force:
         await libvirt.shutdown.aio(name, Mode.FORCE)
     await libvirt.undefine.aio(name)
-    await _remove_overlays(libvirt, overlays)
+    if left := await _remove_overlays(libvirt, overlays):
+        raise UnavailableError(
+            f"machine {name!r} is removed, and not all its overlays: {'; '.join(left)}",
+            hint="virsh vol-delete does it, once nothing is in the way",
+        )
 
 
-async def _remove_overlays(libvirt: Libvirt, paths: Sequence[Path]) -> None:
+async def _remove_overlays(libvirt: Libvirt, paths: Sequence[Path]) -> list[str]:
+    """Delete volumes, and return why one could not be."""
+    left = []
     for path in paths:
-        with contextlib.suppress(TdxError):
+        try:
             await libvirt.remove_overlay.aio(path)
+        except TdxError as error:
+            left.append(error.message)
+    return left
 
 
 def _disks(spec: MachineSpec) -> list[tuple[int, Disk]]:

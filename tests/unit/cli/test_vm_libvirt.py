@@ -102,6 +102,15 @@ def test_a_machine_that_runs_is_removed_by_force(world: FakeLibvirt, web: FakeDo
     assert world.domains == []
 
 
+def test_an_overlay_that_stays_is_told(world: FakeLibvirt, web: FakeDomain) -> None:
+    world.volumes = [volume for volume in world.volumes if volume.path() != "/images/web-disk0.qcow2"]
+    error = refused("rm", "web")
+    assert "machine 'web' is removed, and not all its overlays: " in error.message
+    assert "/images/web-disk0.qcow2" in error.message
+    assert world.domains == []
+    assert "/images/web-disk2.qcow2" not in volumes(world)
+
+
 def test_show_tells_how_to_come_there(world: FakeLibvirt, web: FakeDomain) -> None:
     world.interfaces = {"eth0": {"addrs": [{"addr": "192.0.2.7"}]}}
     shown = json.loads(run("show", "web", "--json").stdout)
