@@ -13,6 +13,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -55,6 +56,9 @@ AS_ROOT = ("up", "vm", "emulator", "image", "doctor", "host", "guest", "test")
 get evidence, which the kernel gives to nobody else."""
 
 INTERRUPTED = 130
+
+EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+"""Of an argument or option: a file that is there."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from tdxstack.abi.quote import Quote
-from tdxstack.cli import json_option, print_json
+from tdxstack.cli import EXISTING_FILE, json_option, print_json
 from tdxstack.cli.collateral_tables import day, print_contents, summary_table, title
 from tdxstack.cli.edge import now
 from tdxstack.cli.evidence_input import read_evidence
@@ -27,8 +27,6 @@ from tdxstack.collateral.writing import FORMS, OWN, write_collateral
 from tdxstack.errors import UsageError
 from tdxstack.verification.contents import Contents
 from tdxstack.verification.quoted_platform import platform_of_quote
-
-FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -100,7 +98,7 @@ def fetch(
 
 
 @collateral.command()
-@click.argument("file", type=FILE)
+@click.argument("file", type=EXISTING_FILE)
 @click.option("--fmspc", metavar="HEX", help="Show the platform with this FMSPC.")
 @click.option("--ca", type=click.Choice(CAS), help="Show what is for PCK certificates of this CA.")
 @click.option(
@@ -131,7 +129,7 @@ def show(file: Path, fmspc: str | None, ca: str | None, at: datetime | None, as_
 
 
 @collateral.command()
-@click.argument("files", nargs=-1, required=True, type=FILE)
+@click.argument("files", nargs=-1, required=True, type=EXISTING_FILE)
 @click.option("--fmspc", metavar="HEX", help="Take only the platform with this FMSPC.")
 @click.option("--ca", type=click.Choice(CAS), help="Take only what is for PCK certificates of this CA.")
 @click.option("--evaluation", type=int, metavar="N", help="Take only TCB evaluation N.")

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from tdxstack.cli import json_option, print_json
+from tdxstack.cli import EXISTING_FILE, json_option, print_json
 from tdxstack.cli.edge import (
     directories,
     mirror_options,
@@ -39,7 +39,7 @@ def emulator() -> None:
 )
 @click.option(
     "--source",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    type=EXISTING_FILE,
     help="Build a QEMU source tarball of your own.",
 )
 @mirror_options

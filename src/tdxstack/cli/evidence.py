@@ -12,7 +12,7 @@ from rich.text import Text
 
 from tdxstack.abi.event_log import EventLog
 from tdxstack.abi.quote import Quote
-from tdxstack.cli import json_option, print_json
+from tdxstack.cli import EXISTING_FILE, json_option, print_json
 from tdxstack.cli.edge import directories
 from tdxstack.cli.render import (
     checks_table,
@@ -23,7 +23,6 @@ from tdxstack.cli.render import (
 )
 from tdxstack.cli.token_options import TokenOptions, token_options
 from tdxstack.cli.verification_options import (
-    EXISTING_FILE,
     VerificationOptions,
     bound_key_of,
     hex_of,

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tdxstack.cli import json_option, print_json
+from tdxstack.cli import EXISTING_FILE, json_option, print_json
 from tdxstack.cli.edge import directories, surroundings
 from tdxstack.cli.firmware_keys import enroll_keys, sign
 from tdxstack.firmware.fetch import cached
@@ -53,7 +53,7 @@ def list_firmware(as_json: bool) -> None:
 
 
 @firmware.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.argument("file", type=EXISTING_FILE)
 @json_option
 def inspect(file: Path, as_json: bool) -> int:
     """Show what a firmware FILE is: volumes, TDX metadata, edk2 release, Secure Boot state, MRTD.

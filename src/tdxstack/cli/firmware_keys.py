@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from tdxstack.cli import json_option, print_json
+from tdxstack.cli import EXISTING_FILE, json_option, print_json
 from tdxstack.cli.edge import mirror_options, now, surroundings
 from tdxstack.cli.progress import ProgressDisplay, progress_display
 from tdxstack.errors import UnavailableError, UsageError, about
@@ -26,7 +26,6 @@ from tdxstack.run import command_line
 from tdxstack.terminal import printable
 from tdxstack.workflows.workshop import Workshop
 
-EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 OUTPUT = click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write."
 )

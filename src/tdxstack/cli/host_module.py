@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
-from tdxstack.cli import json_option, print_json
+from tdxstack.cli import EXISTING_FILE, json_option, print_json
 from tdxstack.cli.render import checks_table
 from tdxstack.errors import RejectedError, UnavailableError, UsageError
 from tdxstack.host.module import (
@@ -55,22 +55,21 @@ def module() -> None:
 
 def module_options(command: Command) -> Command:
     """Add `--sigstruct` and `--mapping`."""
-    kind = click.Path(path_type=Path, dir_okay=False, exists=True)
     command = click.option(
-        "--mapping", type=kind, help="Intel's mapping_file.json: which versions can be replaced at run time."
+        "--mapping",
+        type=EXISTING_FILE,
+        help="Intel's mapping_file.json: which versions can be replaced at run time.",
     )(command)
     return click.option(
         "--sigstruct",
-        type=kind,
+        type=EXISTING_FILE,
         help="The module's sigstruct. [default: FILE.sigstruct, or FILE's name with .sigstruct]",
     )(command)
 
 
 @module.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
-@click.option(
-    "--sigstruct", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Its sigstruct."
-)
+@click.option("--sigstruct", type=EXISTING_FILE, help="Its sigstruct.")
 @json_option
 @click.pass_context
 def show(context: click.Context, file: Path | None, sigstruct: Path | None, as_json: bool) -> None:

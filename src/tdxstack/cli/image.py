@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from tdxstack.cli import json_option, print_json
+from tdxstack.cli import EXISTING_FILE, json_option, print_json
 from tdxstack.cli.edge import (
     mirror_options,
     prepare_host,
@@ -29,8 +29,6 @@ from tdxstack.image.seed import seed_disk
 from tdxstack.workflows.image import BuildRequest, BuildResult, build_image, plan_build
 from tdxstack.workflows.workshop import Workshop
 from tdxstack.yaml_text import MAX_SIZE
-
-EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 @click.group()

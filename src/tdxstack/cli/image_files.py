@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tdxstack.cli import json_option, print_json
+from tdxstack.cli import EXISTING_FILE, json_option, print_json
 from tdxstack.cli.amounts import age_text, size_text
 from tdxstack.cli.edge import directories, mirror_options, now, surroundings
 from tdxstack.cli.progress import progress_display
@@ -30,7 +30,6 @@ from tdxstack.workflows.workshop import Workshop
 
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Print what would be done, and do none of it.")
 FILE = click.Path(path_type=Path, dir_okay=False)
-EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 WORK = Path("WORK")
 """How a dry run calls the directory of the copy."""
 

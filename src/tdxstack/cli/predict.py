@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from tdxstack.cli import json_option, print_json
+from tdxstack.cli import EXISTING_FILE, json_option, print_json
 from tdxstack.cli.edge import mirror_options, surroundings
 from tdxstack.cli.progress import progress_display
 from tdxstack.errors import UsageError
@@ -23,7 +23,6 @@ from tdxstack.terminal import printable
 from tdxstack.workflows.predict import PredictRequest, PredictResult, predict_machine
 from tdxstack.workflows.workshop import Workshop
 
-EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 SHOWN = 16
 """Hexadecimal digits of a digest that the table shows; --json has them all."""
 

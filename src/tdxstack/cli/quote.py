@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from tdxstack.abi.quote import Quote
-from tdxstack.cli import json_option, print_json
+from tdxstack.cli import EXISTING_FILE, json_option, print_json
 from tdxstack.cli.edge import now
 from tdxstack.cli.evidence_input import read_evidence
 from tdxstack.cli.facts import print_facts
@@ -19,7 +19,6 @@ from tdxstack.cli.quote_directory import verify_directory
 from tdxstack.cli.render import checks_table, print_forecast, print_rejection, print_tcb, print_verdict
 from tdxstack.cli.token_options import TokenOptions, token_options
 from tdxstack.cli.verification_options import (
-    EXISTING_FILE,
     VerificationOptions,
     bound_key_of,
     hex_of,

@@ -13,6 +13,7 @@ from urllib.request import getproxies_environment, proxy_bypass
 
 import click
 
+from tdxstack.cli import EXISTING_FILE
 from tdxstack.cli.edge import directories, now
 from tdxstack.collateral.cache import AnswerCache
 from tdxstack.collateral.fetch import CacheUse, Client
@@ -79,7 +80,6 @@ def source_options(command: Command) -> Command:
         wanted: Evaluation = EARLY if early else STANDARD if evaluation is None else evaluation
         return command(source=Source(source, ca_file, api_key_file, allow_http, use, wanted), **others)
 
-    existing = click.Path(path_type=Path, dir_okay=False, exists=True)
     options = (
         click.option(
             "--source",
@@ -94,10 +94,12 @@ def source_options(command: Command) -> Command:
         click.option(
             "--evaluation", type=click.IntRange(0, 0xFFFF_FFFF), metavar="N", help="Ask for TCB evaluation N."
         ),
-        click.option("--ca-file", type=existing, help="CA (PEM) of the source, in place of the system's."),
+        click.option(
+            "--ca-file", type=EXISTING_FILE, help="CA (PEM) of the source, in place of the system's."
+        ),
         click.option(
             "--api-key-file",
-            type=existing,
+            type=EXISTING_FILE,
             help=f"File with the API key of the source. [default: ${API_KEY_VARIABLE}]",
         ),
         click.option("--allow-http", is_flag=True, help="Accept a source without TLS on another machine."),

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from tdxstack.cli.verification_options import EXISTING_FILE
+from tdxstack.cli import EXISTING_FILE
 from tdxstack.errors import UsageError
 from tdxstack.files import read_secret, write_atomically
 from tdxstack.verification.quote import QuoteResult

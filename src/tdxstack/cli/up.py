@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from tdxstack.cli import json_option, print_json
+from tdxstack.cli import EXISTING_FILE, json_option, print_json
 from tdxstack.cli.edge import mirror_options, prepare_host, surroundings, yes_option
 from tdxstack.cli.progress import progress_display
 from tdxstack.cli.render import checks_table, print_rejection, print_verdict, registers_table
@@ -46,19 +46,17 @@ def _read_memory(_context: click.Context, _parameter: click.Parameter, value: st
     help="Memory, as 2G or a number of MiB.",
 )
 @mirror_options
-@click.option(
-    "--firmware", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="TDVF file to boot."
-)
+@click.option("--firmware", type=EXISTING_FILE, help="TDVF file to boot.")
 @click.option("--image", default="", metavar="NAME", help="Image to boot, from `tdx image list`.")
 @click.option("--emulator-version", default="", help="Pinned QEMU release to build the emulator of.")
 @click.option(
     "--source",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    type=EXISTING_FILE,
     help="QEMU source tarball to build the emulator of.",
 )
 @click.option(
     "--collateral",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    type=EXISTING_FILE,
     help="Collateral to verify a hardware quote with, in any form that `tdx collateral` reads.",
 )
 @click.option(

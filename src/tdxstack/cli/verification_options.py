@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 import click
 
 from tdxstack.abi.quote import Quote
+from tdxstack.cli import EXISTING_FILE
 from tdxstack.cli.edge import now
 from tdxstack.cli.progress import progress_display
 from tdxstack.cli.source import Source, source_options
@@ -31,7 +32,6 @@ from tdxstack.yaml_text import MAX_SIZE as MAX_POLICY
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 SOURCE_OPTIONS = (
     "source",

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tdxstack import yaml_text
-from tdxstack.cli import json_option, print_json
+from tdxstack.cli import EXISTING_FILE, json_option, print_json
 from tdxstack.cli.edge import mirror_options, prepare_host, surroundings, yes_option
 from tdxstack.cli.progress import progress_display
 from tdxstack.cli.sudo import become_invoking_user
@@ -24,7 +24,7 @@ from tdxstack.workflows.workshop import Surroundings, Workshop
 
 
 @click.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.argument("file", required=False, type=EXISTING_FILE)
 @click.option("--name", help="Its name. [default: the specification's, else td]")
 @click.option("--kind", type=click.Choice([kind.value for kind in Kind]), help="[default: td]")
 @click.option("--platform", type=click.Choice([platform.value for platform in Platform]))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tdxstack.cli import json_option, print_json
+from tdxstack.cli import EXISTING_FILE, json_option, print_json
 from tdxstack.cli.edge import surroundings
 from tdxstack.cli.progress import progress_display
 from tdxstack.errors import UsageError
@@ -14,8 +14,6 @@ from tdxstack.machine.spec_file import read_spec
 from tdxstack.platform import Platform
 from tdxstack.workflows.export import Format, export_machine, export_spec
 from tdxstack.workflows.machines import Machines
-
-EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 @click.command()

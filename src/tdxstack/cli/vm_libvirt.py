@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tdxstack import interrupts
-from tdxstack.cli import json_option, print_json
+from tdxstack.cli import EXISTING_FILE, json_option, print_json
 from tdxstack.cli.vm_control import dry_run_option, names_argument, timeout_option, unique
 from tdxstack.errors import CommandError, TdxError, UnavailableError
 from tdxstack.machine.console import DETACH, READ_SIZE, raw_terminal
@@ -77,7 +77,7 @@ def show(name: str, as_json: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--authorized-key",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    type=EXISTING_FILE,
     help="File with the SSH public key that may enter a guest made of tdx's image.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the domain that would be defined, and do nothing.")
