@@ -6,6 +6,7 @@ Source: QEMU docs/interop/qcow2.rst. Integers of qcow2 are big-endian.
 from __future__ import annotations
 
 import contextlib
+import stat
 import zlib
 from collections.abc import Iterator
 from functools import lru_cache
@@ -66,6 +67,12 @@ def _open(path: Path, stack: contextlib.ExitStack, depth: int) -> Disk:
 
 def _file(path: Path, stack: contextlib.ExitStack) -> BinaryIO:
     try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            # Whoever opens a pipe may wait for ever.
+            raise UnavailableError(
+                f"disk image {path} is neither a file nor a block device", hint="name an existing disk image"
+            )
         return stack.enter_context(path.open("rb"))
     except OSError as error:
         raise UnavailableError(

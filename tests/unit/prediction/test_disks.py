@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import struct
 from collections.abc import Callable
@@ -327,6 +328,11 @@ def test_images_that_are_not_read_are_named(tmp_path: Path) -> None:
             pass
     with pytest.raises(UnavailableError, match="cannot be read"), open_disk(tmp_path / "absent"):
         pass
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "above").write_bytes(made.qcow2(bytes(10), backing=Path("pipe")))
+    for name in ("pipe", "above"):
+        with pytest.raises(UnavailableError, match="pipe is neither a file nor"), open_disk(tmp_path / name):
+            pass
 
 
 def _try_fat(data: bytes) -> None:
