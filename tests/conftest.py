@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import settings
 
 # The machines that run the tests are noisy: how long one example takes says nothing.
 settings.register_profile("tdxstack", deadline=None)
 settings.load_profile("tdxstack")
+
+# A script starts what it puts into the background with SIGINT ignored, and so all that this starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
