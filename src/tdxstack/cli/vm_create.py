@@ -16,10 +16,9 @@ from tdxstack.errors import UsageError
 from tdxstack.machine.spec import HINT, MachineSpec
 from tdxstack.machine.spec_file import changed_spec
 from tdxstack.machine.spec_parts import Kind
-from tdxstack.platform import Platform, choose_platform
+from tdxstack.platform import Platform
 from tdxstack.workflows.machines import Machines
-from tdxstack.workflows.plan import plan_parts
-from tdxstack.workflows.up import UpRequest
+from tdxstack.workflows.plan import plan_machine
 from tdxstack.workflows.workshop import Surroundings, Workshop
 
 
@@ -102,10 +101,7 @@ def _spec(file: Path | None, options: dict[str, str | Path | None], fields: tupl
 
 def _planned(spec: MachineSpec, where: Surroundings, nokaslr: bool) -> list[str]:
     """What is to be fetched or built; where nothing is, the commands that make the machine and start it."""
-    platform = spec.platform if spec.kind is Kind.TD else spec.platform or Platform.EMULATED
-    choice = choose_platform(where.host, platform)
-    request = UpRequest(name=spec.name, platform=choice.platform, firmware=spec.firmware)
-    missing = [step.text for step in plan_parts(request, choice, where) if step.needed]
+    missing = [step.text for step in plan_machine(spec, where) if step.needed]
     if missing:
         return [*missing, "make the machine of these parts; --dry-run says how once they are there"]
     machines = Machines(where)

@@ -12,8 +12,10 @@ from tdxstack.firmware.find import find
 from tdxstack.image import built
 from tdxstack.image.built import Image
 from tdxstack.image.recipe import ImageRecipe
+from tdxstack.machine.spec import MachineSpec
+from tdxstack.machine.spec_parts import Kind
 from tdxstack.machine.store import MachineStore
-from tdxstack.platform import PlatformChoice, choose_platform
+from tdxstack.platform import choose_platform
 from tdxstack.quoting.service import Service
 from tdxstack.toolbox import host_packages
 from tdxstack.toolbox.archive import host_archive
@@ -42,26 +44,53 @@ def plan_up(request: UpRequest, surroundings: Surroundings) -> list[Step]:
     request.refuse_contradictions(choice.platform)
     return [
         Step("platform", False, f"platform: {choice.platform.value} ({choice.reason})"),
-        *plan_parts(request, choice, surroundings),
+        *_parts(request, surroundings, emulator=choice.emulated),
         _trust(surroundings) if choice.emulated else _collateral(request),
         _machine(request, surroundings),
     ]
 
 
-def plan_parts(request: UpRequest, choice: PlatformChoice, surroundings: Surroundings) -> list[Step]:
-    """What is found, fetched or built before there can be a machine."""
+def plan_machine(spec: MachineSpec, surroundings: Surroundings) -> list[Step]:
+    """What is found, fetched or built before a machine of `spec` can be made.
+
+    Raises `UnavailableError` for a TD where its platform is not there.
+    """
+    if spec.kind is Kind.TD:
+        emulator = choose_platform(surroundings.host, spec.platform).emulated
+    else:
+        emulator = Workshop(surroundings).installed_qemu() is None
+    return _parts(
+        UpRequest(firmware=spec.firmware),
+        surroundings,
+        emulator=emulator,
+        firmware=spec.kind is not Kind.LEGACY,
+        image=spec.image is None and not spec.diskless,
+        tpm=spec.tpm,
+    )
+
+
+def _parts(
+    request: UpRequest,
+    surroundings: Surroundings,
+    *,
+    emulator: bool,
+    firmware: bool = True,
+    image: bool = True,
+    tpm: bool = False,
+) -> list[Step]:
+    """What a machine is made of, and its own image where that is asked for."""
     return [
-        *_packages(choice),
+        *_packages(emulator),
         _archive(request),
-        *_programs(surroundings),
-        *([_emulator(request, surroundings)] if choice.emulated else []),
-        _firmware(request, surroundings),
-        _image(request, surroundings),
+        *_programs(surroundings, image=image, tpm=tpm),
+        *([_emulator(request, surroundings)] if emulator else []),
+        *([_firmware(request, surroundings)] if firmware else []),
+        *([_image(request, surroundings)] if image else []),
     ]
 
 
-def _packages(choice: PlatformChoice) -> list[Step]:
-    purposes = ["emulator", "image"] if choice.emulated else ["image"]
+def _packages(emulator: bool) -> list[Step]:
+    purposes = ["emulator", "image"] if emulator else ["image"]
     absent = host_packages.missing(host_packages.needed(purposes))
     if not absent:
         return [Step("host packages", False, "host packages: all installed")]
@@ -76,11 +105,12 @@ def _archive(request: UpRequest) -> Step:
     )
 
 
-def _programs(surroundings: Surroundings) -> list[Step]:
-    """The programs that a start runs, and, while there is no image, those that make one."""
+def _programs(surroundings: Surroundings, *, image: bool, tpm: bool) -> list[Step]:
+    """The programs that a start runs, and, while there is no image and one is wanted, those that make one."""
     programs = Workshop(surroundings).toolbox.status()
-    if _images(surroundings):
-        programs = [program for program in programs if program.name in ("qemu-img", "ssh", "ssh-keygen")]
+    if not image or _images(surroundings):
+        run = {"qemu-img", "ssh", "ssh-keygen", *(["swtpm"] if tpm else [])}
+        programs = [program for program in programs if program.name in run]
     return [
         Step("program", program.origin == "absent", f"program {program.name}: {_origin(program)}")
         for program in programs

@@ -154,7 +154,7 @@ class Workshop:
 
     def host_qemu(self) -> str:
         """The host's QEMU, if it can start TDs on KVM; `UnavailableError` where it is missing or cannot."""
-        program = shutil.which("qemu-system-x86_64", path=self._surroundings.search_path)
+        program = self.installed_qemu()
         if program is None:
             raise UnavailableError("qemu-system-x86_64 was not found", hint="install QEMU 10.1 or newer")
         found = self.abilities((program,))
@@ -167,8 +167,12 @@ class Workshop:
 
     def ordinary_qemu(self) -> tuple[str, ...]:
         """The QEMU for machines that are no TDs: the host's, else the emulating one."""
-        program = shutil.which("qemu-system-x86_64", path=self._surroundings.search_path)
+        program = self.installed_qemu()
         return (program,) if program else tuple(self.emulator().argv_prefix)
+
+    def installed_qemu(self) -> str | None:
+        """The host's QEMU, whatever it can; None without one."""
+        return shutil.which("qemu-system-x86_64", path=self._surroundings.search_path)
 
     def image(
         self, recipe: ImageRecipe | None = None, *, refresh: bool = False, lock: Lock | None = None
