@@ -103,7 +103,8 @@ def predict(
 
     NAME is a machine that was made with tdx; without it, the machine of a specification, in which options
     replace what they say, or of options alone. The ACPI tables are asked of the very QEMU that will run it.
-    What cannot be predicted is named with the reason, and makes the exit code 1.
+    What is missing of firmware, QEMU and image is fetched and built first. What cannot be predicted is named
+    with the reason, and makes the exit code 1.
     """
     if portable and output is None:
         raise UsageError("--portable is about the file of --output", hint="give --output FILE")
