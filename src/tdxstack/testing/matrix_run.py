@@ -9,6 +9,7 @@ import gzip
 import re
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ class Booted:
         try:
             packed = base64.b64decode("".join(found[1].split()))
             data = gzip.decompress(packed) if packed else b""
-        except (OSError, EOFError, binascii.Error) as error:
+        except (OSError, EOFError, zlib.error, binascii.Error) as error:
             raise MalformedError(f"the guest's log is damaged: {error}", hint="run the cell again") from None
         events = EventLog.parse(data.rstrip(b"\xff")).events if data else ()
         return cls(

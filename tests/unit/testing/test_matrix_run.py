@@ -69,7 +69,12 @@ def test_a_console_is_read() -> None:
     assert Booted.parse("log begins\nlog ends") == Booted((), {})
 
 
-@pytest.mark.parametrize("console", ["", "log begins\nAAAA", "log begins\nAAAA\nlog ends"])
+DAMAGED = base64.b64encode(gzip.compress(b"log", mtime=0)[:10] + b"\xff" * 20).decode()
+
+
+@pytest.mark.parametrize(
+    "console", ["", "log begins\nAAAA", "log begins\nAAAA\nlog ends", f"log begins\n{DAMAGED}\nlog ends"]
+)
 def test_a_guest_that_did_not_end_well_is_named(console: str) -> None:
     with pytest.raises(MalformedError, match="log"):
         Booted.parse(console)
