@@ -359,6 +359,10 @@ class _Run:
     def _linux(self, words: list[str]) -> int:
         path = self._one(words[:1])
         line = " ".join([f"BOOT_IMAGE={_quoted(path)}", *map(_quoted, words[1:])])
+        try:
+            line.encode()
+        except UnicodeEncodeError:
+            raise self._problem("a command line that is no UTF-8 is not followed") from None
         self._boot = GrubBoot(path, self._read(path), b"", line)
         return TRUE
 

@@ -19,7 +19,7 @@ ENVIRONMENT = "# GRUB Environment Block\nsaved_entry=a>b\nother=x\\\\y\n#####"
 
 class Tree:
     def __init__(self, files: dict[str, str]) -> None:
-        self.files = {name: text.encode("utf-8", "surrogatepass") for name, text in files.items()}
+        self.files = {name: text.encode("utf-8", "surrogateescape") for name, text in files.items()}
 
     def read(self, path: str) -> bytes | None:
         return self.files.get(path)
@@ -222,6 +222,7 @@ def test_secure_boot_is_seen() -> None:
         ("linux (hd1,gpt2)/kernel\n", "no file system that can be read is known as 'hd1,gpt2'"),
         ("linux /absent\n", "there is no file /absent"),
         ("linux kernel\n", "is no path on a file system"),
+        ("linux /kernel a\udcffb\n", "line 2: a command line that is no UTF-8"),
         ("linux /kernel x*\n", "the pattern 'x*'"),
         ("initrd /initrd\n", "an initrd comes before the kernel"),
         ("boot\n", "no kernel is there to boot"),
