@@ -15,6 +15,12 @@ settings.load_profile("tdxstack")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure() -> None:
+    """Let tests be interrupted, and what they start, where this run ignores Ctrl-C: in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How much of the differential tests to run."""
     parser.addoption(

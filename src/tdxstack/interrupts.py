@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 R = TypeVar("R")
 
 
@@ -30,7 +31,7 @@ class Interrupts:
     """Is called for each."""
 
     def take(self, _number: int, _frame: object) -> None:
-        """Handle SIGINT."""
+        """Handle a signal."""
         self.came = True
         self.cancel()
 
@@ -39,18 +40,19 @@ class Interrupts:
 def hold() -> Iterator[Interrupts]:
     """Take note of interrupts for a block, and raise `KeyboardInterrupt` when it is left.
 
-    Nothing changes outside of the main thread, where none comes, and where SIGINT is handled already.
+    An interrupt is a signal that raises `KeyboardInterrupt` otherwise. Nothing changes outside of the main
+    thread, where none comes, and for signals that are ignored or that a program handles itself.
     """
     held = Interrupts()
     main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield held
-        return
-    signal.signal(signal.SIGINT, held.take)
+    raising = [number for number in SIGNALS if signal.getsignal(number) is signal.default_int_handler]
+    for number in raising if main else ():
+        signal.signal(number, held.take)
     try:
         yield held
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in raising if main else ():
+            signal.signal(number, signal.default_int_handler)
         if held.came:
             raise KeyboardInterrupt from None
 

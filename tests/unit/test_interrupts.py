@@ -27,6 +27,18 @@ def test_an_interrupt_is_held_to_the_end_of_a_block() -> None:
         interrupt()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_that_interrupt_are_held_too(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupts.hold() as held:
+            signal.raise_signal(number)
+            assert held.came
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
+
+
 def test_a_block_that_is_not_interrupted_ends_as_it_does() -> None:
     with pytest.raises(ZeroDivisionError), interrupts.hold():
         _ = 1 / 0

@@ -115,7 +115,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every error ends as two lines on stderr and an exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        # They end a command as Ctrl-C does, so that everything that it owns is cleaned up; not one that was
+        # started so that it goes on (nohup).
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     # The launcher says under which name the user called it.
     program = os.environ.pop("TDX_PROGRAM", "tdx")
     if os.environ.get("TDX_DEBUG") == "1":
@@ -144,11 +147,6 @@ def _leave_quietly() -> NoReturn:
     """The reader has gone (tdx ... | head): say nothing more, also not at interpreter exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    """SIGTERM and a closed terminal end a command as Ctrl-C does: everything that it owns is cleaned up."""
-    signal.raise_signal(signal.SIGINT)
 
 
 def _report(words: list[str], message: str, hint: str, exit_code: int) -> int:

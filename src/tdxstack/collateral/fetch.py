@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
+from tdxstack import interrupts
 from tdxstack.collateral import items
 from tdxstack.collateral.bundle import Collateral, crl_der
 from tdxstack.collateral.cache import AnswerCache, CachedAnswer
@@ -82,7 +82,7 @@ def fetch_collateral(platform: PlatformId, client: Client, evaluation: Evaluatio
     Raises `UnavailableError` naming the URL and the cause, also for an answer that is not what was asked for.
     A program with an event loop awaits `fetch_collateral_async` instead.
     """
-    return asyncio.run(fetch_collateral_async(platform, client, evaluation))
+    return interrupts.wait(lambda: fetch_collateral_async(platform, client, evaluation))
 
 
 async def fetch_collateral_async(

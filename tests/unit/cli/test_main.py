@@ -133,6 +133,51 @@ def test_sigterm_ends_a_service_as_an_interrupt(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
+SLEEPS = """
+import time
+import click
+from tdxstack import cli
+
+@click.command()
+def sleep():
+    print("ready", flush=True)
+    time.sleep(60)
+
+cli.COMMANDS["sleep"] = ("__main__:sleep", "Sleep.")
+cli.main(["sleep"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("ignored", "sent", "ends"),
+    [
+        ("INT", signal.SIGTERM, True),  # as a shell's job in the background
+        ("INT", signal.SIGHUP, True),
+        ("INT", signal.SIGINT, False),
+        ("HUP", signal.SIGHUP, False),  # nohup
+    ],
+)
+def test_signals_that_are_ignored_are_no_interrupts(
+    tmp_path: Path, ignored: str, sent: signal.Signals, ends: bool
+) -> None:
+    words = ["env", "--default-signal=HUP", f"--ignore-signal={ignored}", sys.executable, "-c", SLEEPS]
+    with subprocess.Popen(
+        words, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            process.send_signal(sent)
+            if not ends:
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(0.3)
+                process.terminate()
+            _, complaint = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, complaint.strip()) == (130, b"error: interrupted")
+
+
 HALF_MADE = """
 import click
 from tdxstack import cli
