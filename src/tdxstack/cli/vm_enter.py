@@ -54,7 +54,8 @@ def exec_(name: str, command: tuple[str, ...], timeout: float, agent: bool, as_j
     sys.stdout.buffer.write(done.stdout)
     sys.stdout.flush()
     sys.stderr.buffer.write(done.stderr)
-    return done.returncode
+    # What a signal has ended is told as shells tell it.
+    return done.returncode if done.returncode >= 0 else 128 - done.returncode
 
 
 @click.command()

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from tdxstack import cli
-from tdxstack.cli import vm_show
+from tdxstack.cli import vm_enter, vm_show
 from tdxstack.cli.vm import COMMANDS
 from tdxstack.files import Directories, lock
 from tdxstack.machine.store import MachineState, MachineStore
+from tdxstack.run import Completed
 
 STATE = MachineState("one", "emulated", True, 0, 1, "2026-01-01T00:00:00+00:00", ["qemu", "-smp", "2"])
 
@@ -219,6 +220,20 @@ def test_what_cannot_be_made(
     assert done[0] == code
     assert message in done[2]
     assert store.names() == ["one", "two"]
+
+
+@pytest.mark.parametrize(("guest", "code"), [(0, 0), (7, 7), (-9, 137)])
+def test_exec_ends_as_the_command_in_the_guest(
+    command: Command, monkeypatch: pytest.MonkeyPatch, guest: int, code: int
+) -> None:
+    class Agent:
+        def run_by_agent(self, words: tuple[str, ...], timeout: float) -> Completed:
+            return Completed(words, guest, b"said\n", b"")
+
+    monkeypatch.setattr(vm_enter, "open_machine", lambda name: Agent())
+    assert command("vm", "exec", "--agent", "one", "/bin/true")[:2] == (code, "said\n")
+    done = command("vm", "exec", "--agent", "--json", "one", "/bin/true")
+    assert (done[0], json.loads(done[1])["exit_code"]) == (0, guest)
 
 
 def test_copy_names_one_machine(command: Command, store: MachineStore) -> None:
