@@ -109,7 +109,14 @@ def _files(wanted: File) -> Iterator[GuestFile]:
     if source is None:
         yield GuestFile(wanted.target, (wanted.content or "").encode(), wanted.mode or 0o644)
     elif source.is_dir():
-        for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        for path in sorted(source.rglob("*")):
+            if path.is_dir() and not path.is_symlink():
+                continue
+            if not path.is_file():
+                raise UsageError(
+                    f"{path} is a link to a directory, or to nothing, or no file",
+                    hint="put a file in its place",
+                )
             name = str(path.relative_to(source))
             if not _NAME.fullmatch(name):
                 raise UsageError(

@@ -55,6 +55,18 @@ def test_a_file_s_name_is_text(name: str, tmp_path: Path) -> None:
         added(tmp_path, files=[{"source": "site", "target": "/srv"}])
 
 
+@pytest.mark.parametrize("target", ["nothing", "site/deep"])
+def test_what_is_no_file_is_not_left_out_in_silence(target: str, tmp_path: Path) -> None:
+    (tmp_path / "site/deep").mkdir(parents=True)
+    (tmp_path / "page").write_bytes(b"page")
+    (tmp_path / "site/page").symlink_to(tmp_path / "page")
+    wanted = [{"source": "site", "target": "/srv"}]
+    assert added(tmp_path, files=wanted)["srv/page"].data == b"page"
+    (tmp_path / "site/link").symlink_to(tmp_path / target)
+    with pytest.raises(UsageError, match="site/link is a link to a directory"):
+        added(tmp_path, files=wanted)
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x").write_bytes(b"")
 
