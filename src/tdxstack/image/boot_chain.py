@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,10 +53,15 @@ def kernel_command_line(recipe: ImageRecipe, root_hash: str) -> str:
 
 
 def grub_config(kernel_version: str, command_line: str) -> str:
-    """GRUB's configuration: no menu, no wait; every line is measured as it is executed."""
+    """GRUB's configuration: no menu, no wait; every line is measured as it is executed.
+
+    The command line must have no quotes and backslashes: GRUB passes them on in another form.
+    """
+    # GRUB's language is a shell's in what quotes keep.
+    words = " ".join(map(shlex.quote, command_line.split()))
     return (
         f"search --no-floppy --fs-uuid --set=root {ROOT_UUID}\n"
-        f"linux /boot/vmlinuz-{kernel_version} {command_line}\n"
+        f"linux /boot/vmlinuz-{kernel_version} {words}\n"
         f"initrd /boot/initrd.img-{kernel_version}\n"
         "boot\n"
     )

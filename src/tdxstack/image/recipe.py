@@ -308,6 +308,12 @@ class ImageRecipe(_Strict):
                 f"{', '.join(kept)}: a base image keeps its own, since nothing of it runs here; with it go "
                 f"only {', '.join(sorted(BASE_TAKES))}; cloud-init does the rest at the first start"
             )
+        changed = [option for option in self.kernel_options if set(option) & set("'\"\\")]
+        if changed and self.boot is Boot.GRUB:
+            raise ValueError(
+                f"kernel_options: GRUB does not pass {changed[0]!r} on as it is: leave out quotes and "
+                "backslashes, or use uki or direct"
+            )
         if self.root.verified and self.boot is Boot.GRUB:
             raise ValueError(
                 "boot: GRUB's configuration is not signed, so that nothing would vouch for the root hash; "

@@ -7,11 +7,13 @@ import pytest
 
 from tdxstack.image import boot_chain
 from tdxstack.image.boot_chain import BootChain, Loaders, grub_config, kernel_command_line
-from tdxstack.image.disk import Tools
+from tdxstack.image.disk import ROOT_UUID, Tools
 from tdxstack.image.distribution import DISTRIBUTIONS
 from tdxstack.image.kernel import GuestKernel
 from tdxstack.image.recipe import ImageRecipe
 from tdxstack.image.unified_kernel import UnifiedKernel
+from tdxstack.prediction.grub.files import Volume
+from tdxstack.prediction.grub.follow import follow
 
 KERNEL = GuestKernel("7.3.4", b"kernel", b"initrd", b"ID=debian\n", ())
 OPTIONS = "rw console=ttyS0,115200 net.ifnames=0 systemd.show_status=1 systemd.log_level=notice"
@@ -42,6 +44,23 @@ def test_shim_and_grub(tmp_path: Path, distribution: str, directory: str) -> Non
     assert chain.esp["EFI/BOOT/BOOTX64.EFI"] == b"shim"
     assert chain.command_line == f"BOOT_IMAGE=/boot/vmlinuz-7.3.4 {ROOT} {OPTIONS}"
     assert chain.beside == {}
+
+
+def test_grub_passes_every_option_on_as_it_is(tmp_path: Path) -> None:
+    options = ["a;halt", "b=$prefix", "{c}", "#d", "e*f", "g&h", "x=1,2", "~i", "[j]"]
+    chain = made(tmp_path, kernel_options=options)
+
+    class Disk:
+        def read(self, path: str) -> bytes | None:
+            return b"file" if path.startswith("/boot/") else chain.esp.get(path[1:])
+
+        def is_directory(self, path: str) -> bool:
+            return False
+
+    disk = Volume("hd0,gpt1", Disk(), str(ROOT_UUID))
+    boot = follow(disk, "/EFI/debian/grub.cfg", [disk], secure_boot=True)
+    assert boot.command_line == chain.command_line
+    assert boot.command_line.endswith(f" {' '.join(options)}")
 
 
 def test_direct_kernels_lie_beside_the_disk(tmp_path: Path) -> None:

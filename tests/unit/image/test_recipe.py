@@ -107,6 +107,7 @@ format: raw
         ("root_password: x", "document: root_password: images have no passwords"),
         ("ssh_keys: absent.pub", "ssh_keys[0]: 'absent.pub' is neither an SSH public key nor a file"),
         ("ssh_keys: ssh-ed25519 AAAA", "ssh_keys[0]: the SSH public key is not one of type"),
+        ("kernel_options: ['a=\"b\"']", "document: kernel_options: GRUB does not pass 'a=\"b\"' on as it is"),
         ("root: verity-erofs", "document: boot: GRUB's configuration is not signed"),
         ("{root: verity-ext4, boot: uki, size: 4G}", "document: size: a verified root is as large"),
         ("secure_boot: own", "document: secure_boot: only what boots as uki"),
