@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tdxstack.cli.image_files import convert, grow, inspect, list_images, rm
 from tdxstack.cli.progress import progress_display
 from tdxstack.cli.sudo import become_invoking_user
 from tdxstack.cli.verification_options import read_bounded
+from tdxstack.errors import UsageError
 from tdxstack.image.additions import seed
 from tdxstack.image.built import Image
 from tdxstack.image.disk import Tools
@@ -29,6 +31,8 @@ from tdxstack.image.seed import seed_disk
 from tdxstack.workflows.image import BuildRequest, BuildResult, build_image, plan_build
 from tdxstack.workflows.workshop import Workshop
 from tdxstack.yaml_text import MAX_SIZE
+
+_INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 @click.group()
@@ -153,6 +157,10 @@ def seed_command(
     images with cloud-init look for (data source NoCloud).
     """
     become_invoking_user()
+    if not _INSTANCE.fullmatch(instance):
+        raise UsageError(
+            f"{instance[:80]!r} is no instance-id", hint="use letters, digits, hyphens, dots and underscores"
+        )
     files = seed(
         CloudInit.model_validate({"user_data": _text(user_data), "meta_data": _text(meta_data)}), instance
     )

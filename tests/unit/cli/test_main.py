@@ -56,6 +56,11 @@ def environment(tmp_path: Path) -> dict[str, str]:
         (["image", "grow", "/bin/sh", "8G"], 2, "error: disk image /bin/sh: the disk cannot be read"),
         (["image", "inspect", "/dev/null"], 3, "error: disk image /dev/null is neither a file nor a block"),
         (["image", "inspect", "/ab\x1b[31sent/x\ny"], 3, "error: disk image /abent/x y cannot be read"),
+        (
+            ["image", "seed", "--instance", "a\nb: c", "-o", "x", "--dry-run"],
+            2,
+            "error: 'a\\nb: c' is no inst",
+        ),
         (["firmware", "sign", "/dev/null", "-o", "x", "--dry-run"], 2, "error: /dev/null: PE image: "),
     ],
 )
