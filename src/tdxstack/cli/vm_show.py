@@ -30,18 +30,20 @@ FOLLOW_SECONDS = 0.2
 @json_option
 def list_machines(as_json: bool) -> None:
     """List the machines and what they do."""
-    documents = []
+    documents, problems = [], []
     for name in machine_names():
         try:
             documents.append(_document(open_machine(name)))
-        except UsageError:
+        except UsageError as error:
             # Another command may have removed it by now.
             if name in machine_names():
-                raise
+                problems.append(f"{error.message}; {error.hint}")
     if as_json:
-        print_json({"machines": documents})
+        print_json({"machines": documents, "problems": problems})
         return
-    if not documents:
+    for problem in problems:
+        click.echo(f"warning: {printable(problem)}", err=True)
+    if not documents and not problems:
         click.echo("no machine is here; `tdx vm create` makes one")
         return
     table = Table("NAME", "STATE", "PLATFORM", "SSH PORT", "STARTED", box=None)

@@ -91,8 +91,20 @@ def test_machine_that_goes_while_the_others_are_listed_is_left_out(
     monkeypatch.setattr(vm_show, "machine_names", names)
     machines = json.loads(command("vm", "list", "--json")[1])["machines"]
     assert [machine["name"] for machine in machines] == ["one", "two"]
+
+
+def test_machine_whose_state_is_damaged_keeps_no_other_from_being_listed(
+    command: Command, store: MachineStore
+) -> None:
     store.files("one").state.write_text("nonsense")
-    assert command("vm", "list")[0] == 2
+    document = json.loads(command("vm", "list", "--json")[1])
+    assert [machine["name"] for machine in document["machines"]] == ["two"]
+    (problem,) = document["problems"]
+    assert "one/state.json is not a machine's state" in problem
+    code, out, err = command("vm", "list")
+    assert (code, "two" in out) == (0, True)
+    assert err.startswith("warning: ")
+    assert "tdx down one" in err
 
 
 def test_machine_that_waits_for_space_is_shown_with_the_reason(
