@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import struct
@@ -9,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tdxstack.abi import event_log
 from tdxstack.errors import MalformedError, UsageError
@@ -438,3 +441,37 @@ def test_a_shell_is_a_boot_option_but_not_known_to_be_one_under_secure_boot(tmp_
 def test_a_firmware_that_starts_no_td_is_refused() -> None:
     with pytest.raises(MalformedError, match="no TD can start with"):
         of_disk(None, firmware_images.firmware(metadata=False))
+
+
+MENU = """set timeout=1
+if [ -s $prefix/grubenv ]; then load_env; fi
+function f { for i in a b; do set x=$i; done; }
+menuentry One --id a { f; linux /vmlinuz root=x "$x"; initrd /initrd; }
+"""
+BOOTING: tuple[disks.Tree, ...] = (
+    of_grub(CONFIG),
+    of_grub(f"search --fs-uuid --set=root {disks.ROOT_UUID}\n{MENU}"),
+    {"EFI": {"BOOT": {"BOOTX64.EFI": systemd_boot()}}, **of_systemd_boot(kernel())},
+    {"EFI": {"BOOT": {"BOOTX64.EFI": unified_program()}}},
+)
+
+
+@functools.cache
+def booting(number: int) -> tuple[bytes, list[int]]:
+    """A disk that boots, and where in it is something besides the partition table."""
+    data = disks.disk(BOOTING[number], {"vmlinuz": kernel(), "initrd": b"initrd"})
+    return data, [at for at, value in enumerate(data) if value and at >= disks.ESP_START]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_what_is_damaged_on_a_disk_is_predicted_or_named(tmp_path: Path, data: st.DataObject) -> None:
+    whole, places = booting(data.draw(st.integers(0, len(BOOTING) - 1)))
+    changed = bytearray(whole)
+    for at in data.draw(st.lists(st.sampled_from(places), min_size=1, max_size=5)):
+        changed[at] = data.draw(st.sampled_from((0, 1, 10, 32, 127, 128, 255)))
+    path = tmp_path / "damaged.raw"
+    path.write_bytes(changed)
+    prediction = of_disk(path)
+    assert prediction.events
+    assert all(event.reason.startswith(f"disk image {path}: ") for event in prediction.unpredicted)
