@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tdxstack.abi.event_log import EventLog
-from tdxstack.errors import CommandError, UnavailableError, UsageError, about
+from tdxstack.errors import CommandError, MalformedError, UnavailableError, UsageError, about
 from tdxstack.files import Directories
 from tdxstack.firmware.find import read_image
 from tdxstack.host.module import ModuleFile, Releases, read_sound_module
@@ -18,6 +18,7 @@ from tdxstack.machine.spec_parts import Kind
 from tdxstack.machine.stopped import Launch
 from tdxstack.machine.store import MachineStore
 from tdxstack.measurement.expected import Prediction
+from tdxstack.measurement.loader_boot import SETUP_MAGIC, SETUP_MAGIC_OFFSET
 from tdxstack.measurement.mrtd import mrtd
 from tdxstack.platform import choose_platform
 from tdxstack.prediction.after_log import SOURCE, predict_after
@@ -33,6 +34,7 @@ PLACEHOLDER = "prediction"
 FIRST_VSOCK_CID = 3
 """Stands for the one that is allocated when the machine is made; nothing that is measured depends on it."""
 
+EFI_PROGRAM = b"MZ"
 MEASURES_NOTHING = (
     "has no driver TdTcg2Dxe and measures nothing: RTMR0 to RTMR2 stay zeros, whatever the TD boots"
 )
@@ -102,6 +104,8 @@ def predict_machine(request: PredictRequest, surroundings: Surroundings, worksho
     Raises `UsageError` where there is no such machine, and what finding, fetching or reading the parts
     raises.
     """
+    for kernel in _kernels(request.spec):
+        _check_kernel(kernel)
     releases = Releases.load()
     module = read_sound_module(request.module, releases) if request.module else None
     scratch = surroundings.directories.cache / "prediction"
@@ -113,6 +117,28 @@ def predict_machine(request: PredictRequest, surroundings: Surroundings, worksho
         return result
     notes = (*result.notes, *_module_notes(module, releases, emulated=result.emulated))
     return replace(result, prediction=replace(result.prediction, mrseam=module.mrseam), notes=notes)
+
+
+def _kernels(spec: MachineSpec) -> Iterator[Path]:
+    """The programs that QEMU hands to the firmware."""
+    if spec.direct_kernel is not None:
+        yield spec.direct_kernel.kernel
+    if spec.uki is not None:
+        yield spec.uki.image
+
+
+def _check_kernel(path: Path) -> None:
+    """Raise `MalformedError` for what QEMU would not hand on, before anything is built to ask it."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(SETUP_MAGIC_OFFSET + len(SETUP_MAGIC))
+    except OSError as error:
+        raise UnavailableError(f"{path} cannot be read: {error.strerror}", hint="name a kernel") from None
+    if not head.startswith(EFI_PROGRAM) and head[SETUP_MAGIC_OFFSET:] != SETUP_MAGIC:
+        raise MalformedError(
+            f"{path} is neither a Linux kernel (bzImage) nor an EFI program",
+            hint="give vmlinuz as distributions install it, or a unified kernel image",
+        )
 
 
 def _after_log(log: Path, spec: MachineSpec, workshop: Workshop, scratch: Path) -> PredictResult:
