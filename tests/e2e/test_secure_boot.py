@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import subprocess
 import tarfile
 import time
@@ -24,6 +25,10 @@ from tdxstack.image.recipe import Format
 from tdxstack.machine.spec_parts import DirectKernel
 from tdxstack.machine.store import MachineFiles
 from tdxstack.measurement.mrtd import mrtd
+from tdxstack.prediction.ext4 import Ext4
+from tdxstack.prediction.fat import Fat
+from tdxstack.prediction.partitions import read_partitions
+from tdxstack.prediction.qcow2 import open_disk
 from tdxstack.run import run
 from tdxstack.testing.runner import Tdx
 from tdxstack.workflows.workshop import Workshop
@@ -122,20 +127,56 @@ def test_unsigned_and_changed_programs_are_refused(
     file = {"driver": "file", "filename": str(disks[1])}
     second = json.dumps({"driver": "qcow2", "node-name": "disk1", "file": file})
     more = ("-blockdev", second, "-device", "virtio-blk-pci,drive=disk1,bootindex=1")
-    machine = subprocess.Popen([*machine_argv(files, tmp_path / "own.fd"), *more])
-    try:
-        console = ""
-        deadline = time.monotonic() + REFUSAL_SECONDS
-        while console.count("Access Denied") < 2 and machine.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.2)
-            if files.console_log.exists():
-                console = files.console_log.read_text(errors="replace")
-    finally:
-        machine.kill()
-        machine.wait()
+    console = console_until("Access Denied", 2, files, [*machine_argv(files, tmp_path / "own.fd"), *more])
     assert console.count("failed to load Boot") == 2, console
     assert console.count("Access Denied") == 2, console
     assert "log begins" not in console
+
+
+def console_until(words: str, times: int, files: MachineFiles, argv: list[str]) -> str:
+    """What a machine says until it has said `words` so often, or has ended, or it takes too long."""
+    machine = subprocess.Popen(argv)
+    try:
+        console = ""
+        deadline = time.monotonic() + REFUSAL_SECONDS
+        while console.count(words) < times and machine.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+            if files.console_log.exists():
+                console = files.console_log.read_text(errors="replace")
+        return console
+    finally:
+        machine.kill()
+        machine.wait()
+
+
+@pytest.mark.parametrize(
+    ("stage", "refusal"), [("GRUB", "Security Violation"), ("kernel", "bad shim signature")]
+)
+def test_a_changed_stage_behind_shim_is_refused(
+    stage: str, refusal: str, original: Path, tdx: Tdx, tmp_path: Path
+) -> None:
+    """The distribution's shim, under Microsoft's keys, and a byte of what comes after it."""
+    image, raw = tdx.json("predict")["machine"]["disk"], tmp_path / "disk.raw"
+    program = Workshop(surroundings()).toolbox.program("qemu-img")
+    run(program.argv("convert", "-O", "raw", image, raw))
+    with open_disk(raw) as disk:
+        esp, root = (partition.start for partition in read_partitions(disk).partitions)
+        if stage == "GRUB":
+            data, start = Fat(disk, esp).read("EFI/BOOT/grubx64.efi"), esp
+        else:
+            data, start = Ext4(disk, root).read("/vmlinuz"), root
+    assert data is not None
+    with raw.open("r+b") as file, mmap.mmap(file.fileno(), 0) as content:
+        middle = len(data) // 2 & -4096
+        place = content.find(data[middle : middle + 4096], start)
+        content[place] ^= 1
+    document = tdx.json("predict", "--image", str(raw), code=1)
+    assert "Secure Boot will not let" in json.dumps(document["events"][-1])
+    files = MachineFiles(tmp_path, tmp_path)
+    run(program.argv("convert", "-O", "qcow2", raw, files.disk))
+    console = console_until(refusal, 1, files, machine_argv(files, original))
+    assert refusal in console, console
+    assert "Linux version" not in console
 
 
 def test_ones_own_keys_beside_microsofts(original: Path, tdx: Tdx, tmp_path: Path) -> None:
