@@ -21,6 +21,16 @@ _STAGE = "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}"
 _DOUBLE = "\N{TRIANGULAR BULLET}"
 # systemd-repart makes FAT32 with clusters of 4 KiB, of which firmware wants 65525: 256 MiB are too few
 _ESP = "[Partition]\nType=esp\nFormat=vfat\nCopyFiles=/boot:/\nCopyFiles=/efi:/\nSizeMinBytes=512M\n"
+# the EFI system partition takes /boot away, and with it the kernel's configuration, be it a file or a link
+_POSTINST = """\
+#!/bin/sh -eu
+for config in /boot/config-*; do
+    [ -e "$config" ] || continue
+    kept="/usr/lib/modules/${config#*config-}/config"
+    cp "$config" "$kept.new"
+    mv "$kept.new" "$kept"
+done
+"""
 _ROOT = "[Partition]\nType=root\nFormat=ext4\nCopyFiles=/\nSizeMinBytes=4G\n"
 
 
@@ -45,10 +55,8 @@ def configuration(wanted: Mkosi, sources: str) -> dict[str, str]:
         "Packages=",
         *(f"        {package}" for package in wanted.packages),
     ]
-    # the EFI system partition takes /boot away, and with it the kernel's configuration
-    keep = 'for config in /boot/config-*; do cp "$config" "/usr/lib/modules/${config#*config-}/config"; done'
     files = {
-        "mkosi.postinst.chroot": f'#!/bin/sh\n[ -z "$(ls /boot/config-* 2>/dev/null)" ] || {keep}\n',
+        "mkosi.postinst.chroot": _POSTINST,
         "mkosi.conf": "\n".join([*lines, ""]),
         "mkosi.repart/00-esp.conf": _ESP,
         "mkosi.repart/10-root.conf": _ROOT,

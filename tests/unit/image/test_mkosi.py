@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,3 +79,24 @@ def test_the_reason_of_a_failure_is_told(
         run(tmp_path, monkeypatch, lines, fails=True)
     assert caught.value.message == f"mkosi has failed: {said}"
     assert "log" in caught.value.hint
+
+
+@pytest.mark.parametrize("linked", ["", "boot/config-1.2", "usr/lib/modules/1.2/config"])
+def test_the_kernels_configuration_is_kept_where_boot_is_not_taken_away(tmp_path: Path, linked: str) -> None:
+    """The script, with both places moved; one of the two files may be a link to the other."""
+    boot, kept = tmp_path / "boot/config-1.2", tmp_path / "usr/lib/modules/1.2/config"
+    for path in (boot, kept):
+        path.parent.mkdir(parents=True)
+    (kept if linked.startswith("boot") else boot).write_text("CONFIG_X=y\n")
+    if linked:
+        link = tmp_path / linked
+        link.symlink_to(kept if link == boot else boot)
+    script = mkosi.configuration(FEDORA, "")["mkosi.postinst.chroot"]
+    moved = script.replace("/boot/", f"{tmp_path}/boot/").replace("/usr/lib/", f"{tmp_path}/usr/lib/")
+    for _ in range(2):
+        subprocess.run(["sh", "-euc", moved], check=True)
+    shutil.rmtree(tmp_path / "boot")
+    assert not kept.is_symlink()
+    assert kept.read_text() == "CONFIG_X=y\n"
+    assert [path.name for path in kept.parent.iterdir()] == ["config"]
+    subprocess.run(["sh", "-euc", moved], check=True)
