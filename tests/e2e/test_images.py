@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tdxstack.cli.edge import surroundings
 from tdxstack.evidence.document import Evidence
 from tdxstack.prediction.ext4 import Ext4
 from tdxstack.prediction.partitions import read_partitions
 from tdxstack.prediction.qcow2 import open_disk
 from tdxstack.run import run
 from tdxstack.testing.runner import Tdx, wait_for
+from tdxstack.workflows.workshop import Workshop
 
 NONCE = bytes(range(32))
 BLOB_SIZE = 1 << 20
@@ -53,8 +58,10 @@ def built(tdx: Tdx, recipe: Path, *options: str) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def booted(tdx: Tdx, name: str, firmware: Path) -> Iterator[dict[str, Any]]:
-    options = ("--platform", "emulated", "--image", name, "--firmware", str(firmware), "--yes")
+def booted(tdx: Tdx, name: str, firmware: Path | None = None) -> Iterator[dict[str, Any]]:
+    options = ["--platform", "emulated", "--image", name, "--yes"]
+    if firmware is not None:
+        options += ["--firmware", str(firmware)]
     try:
         yield tdx.json("up", "--name", name, *options)
     finally:
@@ -199,6 +206,91 @@ def test_a_base_image_gets_files_and_nothing_else(tdx: Tdx, tmp_path: Path) -> N
             assert system.read("/etc/passwd") == before.read("/etc/passwd")
             assert before.read("/opt/a b/c/file") is None
         assert image["packages"]["bash"]
+
+
+def test_a_base_from_an_address_is_customised_and_boots(
+    tdx: Tdx, emulator_binary: Path, tmp_path: Path
+) -> None:
+    """An image of ours without data plays the cloud image, so that cloud-init finds the seed only here."""
+    (tmp_path / "plain.yaml").write_text(
+        "cloud_init: {}\nguest_agent: true\nusers: [{name: worker, sudo: true}]\nformat: qcow2-zstd\n"
+    )
+    (tmp_path / "user.yaml").write_text("#cloud-config\nwrite_files: [{path: /etc/seeded, content: seed}]\n")
+    with built(tdx, tmp_path / "plain.yaml") as plain, served(Path(plain["path"])) as (address, asked):
+        digest = plain["files"]["disk.qcow2"]
+        recipe = tmp_path / "cloud.yaml"
+        for wrong, right in ((digest[1:] + "0", False), (digest, True)):
+            recipe.write_text(
+                f"base: {{url: {address}, sha256: {wrong}}}\n"
+                "hostname: clouded\n"
+                "cloud_init: {user_data: user.yaml}\n"
+                "files: [{content: added, target: /etc/added, mode: 0600}]\n"
+            )
+            if not right:
+                refused = tdx.run("image", "build", str(recipe), "--yes", code=3)
+                assert f"{address} cannot be had" in refused.stderr
+        with built(tdx, recipe) as image:
+            assert image["kernel_version"] == plain["kernel_version"]
+            downloads = len(asked)
+            with built(tdx, recipe, "--name", "again"):
+                assert len(asked) == downloads, "it is kept by its checksum"
+            with booted(tdx, "cloud") as document:
+                assert document["verdict"] == "accepted"
+                said = ssh(tdx, "cloud", "cloud-init status --wait; hostname; cat /etc/added /etc/seeded")
+                assert said.split()[-2:] == ["clouded", "addedseed"]
+                assert "status: done" in said
+                assert ssh(tdx, "cloud", "stat -c %a:%U /etc/added") == "600:root\n"
+
+
+@contextlib.contextmanager
+def served(file: Path) -> Iterator[tuple[str, list[str]]]:
+    """A server on this machine that has one file: its address, and the paths that it has been asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(file.parent))
+
+        def log_message(self, *_: object) -> None:
+            asked.append(self.path)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/{file.name}", asked
+        finally:
+            server.shutdown()
+
+
+def test_a_kernel_of_ones_own_boots_beside_the_disk(tdx: Tdx, emulator_binary: Path, tmp_path: Path) -> None:
+    """The release's own kernel, as a local package; nothing of the disk is started by firmware.
+
+    Microsoft's keys let shim start, and no kernel of Debian's without it.
+    """
+    firmware = tmp_path / "setup.fd"
+    tdx.run("firmware", "enroll", "--setup-mode", "-o", str(firmware))
+    apt = Workshop(surroundings()).apt(lambda archive: archive.stable)
+    if apt.archive.distribution != "debian":
+        pytest.skip("the kernel's package is named as Debian's")
+    [meta] = apt.fetch(["linux-image-cloud-amd64"], with_dependencies=False)
+    depends = run(["dpkg-deb", "--field", meta.path, "Depends"], timeout=60).stdout.decode()
+    package = depends.split()[0]
+    [kernel] = apt.fetch([package], with_dependencies=False)
+    shutil.copy(kernel.path, tmp_path / "kernel.deb")
+    (tmp_path / "direct.yaml").write_text("boot: direct\nkernel: {debs: kernel.deb}\n")
+    with built(tdx, tmp_path / "direct.yaml") as image:
+        assert image["packages"][package] == meta.version
+        refused = tdx.json("predict", "--image", "direct", code=1)
+        assert "Secure Boot will not let the kernel from QEMU start" in json.dumps(refused["events"])
+        expected = tdx.json("predict", "--image", "direct", "--firmware", str(firmware))
+        assert Path(expected["machine"]["kernel"]).parent == Path(image["path"]).parent
+        with booted(tdx, "direct", firmware) as document:
+            assert document["verdict"] == "accepted"
+            measured = {name: register["measured"] for name, register in document["registers"].items()}
+            assert {name: measured[name] for name in expected["registers"]} == expected["registers"]
+            said = ssh(tdx, "direct", "uname -r; cat /proc/cmdline")
+            assert said.split("\n", 1)[0] == image["kernel_version"] == package.removeprefix("linux-image-")
+            assert said.endswith(f"{image['kernel_command_line']}\n")
 
 
 def test_a_script_that_fails_makes_no_image(tdx: Tdx, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from tdxstack.cli import EXISTING_FILE, json_option, print_json
-from tdxstack.cli.edge import mirror_options, surroundings
+from tdxstack.cli.edge import directories, mirror_options, surroundings
 from tdxstack.cli.progress import progress_display
 from tdxstack.errors import UsageError
 from tdxstack.files import write_atomically
@@ -20,6 +20,7 @@ from tdxstack.measurement.profile import RELEASES
 from tdxstack.measurement.reference import Reference
 from tdxstack.platform import Platform
 from tdxstack.terminal import printable
+from tdxstack.workflows.images import image_fields
 from tdxstack.workflows.predict import PredictRequest, PredictResult, predict_machine
 from tdxstack.workflows.workshop import Workshop
 
@@ -43,7 +44,7 @@ SHOWN = 16
     metavar="RELEASE",
     help="Release of edk2 that the firmware was built of, such as 202405, where it does not say it.",
 )
-@click.option("--image", type=EXISTING_FILE, help="Disk image to boot, qcow2 or raw. [default: tdx's own]")
+@click.option("--image", metavar="IMAGE", help="File, or built image, to boot from. [default: tdx's own]")
 @click.option("--kernel", type=EXISTING_FILE, help="Kernel that QEMU hands to the firmware.")
 @click.option("--initrd", type=EXISTING_FILE, help="Initial RAM disk of that kernel.")
 @click.option("--append", default="", metavar="TEXT", help="Command line of that kernel.")
@@ -84,7 +85,7 @@ def predict(
     platform: str | None,
     firmware: Path | None,
     release: str | None,
-    image: Path | None,
+    image: str | None,
     kernel: Path | None,
     initrd: Path | None,
     append: str,
@@ -108,16 +109,19 @@ def predict(
     """
     if portable and output is None:
         raise UsageError("--portable is about the file of --output", hint="give --output FILE")
+    booted = image_fields(directories(), image) if image is not None else {}
     options = {
         "platform": platform,
         "firmware": firmware,
-        "image": image,
+        "image": booted.pop("image", None),
         "direct_kernel.kernel": kernel,
         "direct_kernel.initrd": initrd,
         "direct_kernel.command_line": append,
         "vcpus": vcpus,
         "memory": memory,
     }
+    if kernel is None:
+        options |= booted
     if log is not None:
         others = {key for key, value in options.items() if value not in (None, "")}
         if name or file or release or others != {"firmware", "image"}:

@@ -8,7 +8,7 @@ import click
 
 from tdxstack import yaml_text
 from tdxstack.cli import EXISTING_FILE, json_option, print_json
-from tdxstack.cli.edge import mirror_options, prepare_host, surroundings, yes_option
+from tdxstack.cli.edge import directories, mirror_options, prepare_host, surroundings, yes_option
 from tdxstack.cli.progress import progress_display
 from tdxstack.cli.sudo import become_invoking_user
 from tdxstack.cli.vm_control import steps_document
@@ -17,6 +17,7 @@ from tdxstack.machine.spec import HINT, MachineSpec
 from tdxstack.machine.spec_file import changed_spec
 from tdxstack.machine.spec_parts import Kind
 from tdxstack.platform import Platform
+from tdxstack.workflows.images import image_fields
 from tdxstack.workflows.machines import Machines
 from tdxstack.workflows.plan import plan_machine
 from tdxstack.workflows.workshop import Surroundings, Workshop
@@ -29,9 +30,7 @@ from tdxstack.workflows.workshop import Surroundings, Workshop
 @click.option("--platform", type=click.Choice([platform.value for platform in Platform]))
 @click.option("--vcpus", help="Virtual CPUs. [default: 2]")
 @click.option("--memory", help="Memory, as 2G or a number of MiB. [default: 2G]")
-@click.option(
-    "--image", type=click.Path(path_type=Path), help="Disk to boot from. [default: tdx's own image]"
-)
+@click.option("--image", metavar="IMAGE", help="File, or built image, to boot from. [default: tdx's own]")
 @click.option("--firmware", type=click.Path(path_type=Path), help="Firmware to boot with.")
 @click.option(
     "--set",
@@ -51,6 +50,7 @@ from tdxstack.workflows.workshop import Surroundings, Workshop
 @json_option
 def create(
     file: Path | None,
+    image: str | None,
     fields: tuple[str, ...],
     nokaslr: bool,
     mirror: str,
@@ -65,9 +65,11 @@ def create(
     What is missing is fetched and built first. The machine does not run yet: see tdx vm start. Its disk is an
     overlay that lasts until tdx vm rm; the image that it reads from is never written.
     """
-    spec = _spec(file, options, fields)
+    # before anything is installed; whose images there are is known only when this is the invoking user
+    spec = _spec(file, options, {} if image is None else {"image": image}, fields)
     if dry_run:
         become_invoking_user()
+        spec = _spec(file, options, _booted(image), fields)
         told = _planned(spec, surroundings(), nokaslr)
         if as_json:
             print_json(steps_document({spec.name: told}))
@@ -76,6 +78,7 @@ def create(
         return
     with progress_display() as display:
         prepare_host(["emulator", "image"], yes=yes, report=display.report, note=display.note)
+        spec = _spec(file, options, _booted(image), fields)
         where = surroundings()
         workshop = Workshop(where, mirror=mirror, require_fresh=require_fresh, report=display.report)
         machine = Machines(where, workshop=workshop).create(spec, no_kaslr=nokaslr)
@@ -83,13 +86,23 @@ def create(
         print_json({"name": machine.name, "state": machine.state(), "files": str(machine.files.directory)})
 
 
-def _spec(file: Path | None, options: dict[str, str | Path | None], fields: tuple[str, ...]) -> MachineSpec:
+def _booted(image: str | None) -> dict[str, object]:
+    return {} if image is None else image_fields(directories(), image)
+
+
+def _spec(
+    file: Path | None,
+    options: dict[str, str | Path | None],
+    booted: dict[str, object],
+    fields: tuple[str, ...],
+) -> MachineSpec:
     # A path on the command line starts from where one is, wherever the file may be.
     changes: dict[str, object] = {
         name: str(value.absolute()) if isinstance(value, Path) else value
         for name, value in options.items()
         if value is not None
     }
+    changes |= booted
     for text in fields:
         place, given, value = text.partition("=")
         if not given:

@@ -13,10 +13,11 @@ from tdxstack.image.distribution import BOOT_LOADERS, ESSENTIAL
 from tdxstack.image.packages import Lock, names, takes_backports
 from tdxstack.image.recipe import Base, Format, ImageRecipe
 from tdxstack.machine.spec import MachineSpec
-from tdxstack.machine.spec_parts import DirectKernel, Disk
+from tdxstack.machine.spec_parts import Disk
 from tdxstack.measurement.reference import Reference
 from tdxstack.run import Report, silent
 from tdxstack.workflows.image_base import build_on_base
+from tdxstack.workflows.image_kernel import kernel_beside
 from tdxstack.workflows.predict import PredictRequest, predict_machine
 from tdxstack.workflows.workshop import Surroundings, Workshop
 
@@ -134,10 +135,7 @@ def _write_reference(
     image: Image, request: BuildRequest, directory: Path, surroundings: Surroundings, workshop: Workshop
 ) -> Path:
     """Predict, for machines of any size, what a TD of this image will measure."""
-    kernel, initrd = image.file(built.KERNEL), image.file(built.INITRD)
-    direct = None
-    if kernel is not None:
-        direct = DirectKernel(kernel=kernel, initrd=initrd, command_line=image.kernel_command_line)
+    direct = kernel_beside(image)
     spec = MachineSpec(firmware=request.firmware, image=Disk(path=image.path), direct_kernel=direct)
     prediction = predict_machine(PredictRequest(spec=spec), surroundings, workshop).prediction
     path = directory / f"{image.name}.reference.json"

@@ -1,4 +1,4 @@
-"""The kernel of a guest image, for machines whose firmware cannot start it from the disk."""
+"""The kernel of a guest image, for machines whose firmware does not start it from the disk."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ from pathlib import Path
 
 from tdxstack.errors import MalformedError
 from tdxstack.files import write_atomically
-from tdxstack.image.built import Image
+from tdxstack.image.built import INITRD, KERNEL, Image
 from tdxstack.machine.spec_parts import DirectKernel
 from tdxstack.prediction.ext4 import Ext4
 from tdxstack.prediction.partitions import Partition, read_partitions
 from tdxstack.prediction.qcow2 import Disk, open_disk
 
 HINT = "build the image again with `tdx image build --boot direct`"
+
+
+def kernel_beside(image: Image) -> DirectKernel | None:
+    """The kernel that lies beside the disk, for an image of which firmware starts nothing; else None."""
+    kernel = image.file(KERNEL)
+    if kernel is None:
+        return None
+    return DirectKernel(kernel=kernel, initrd=image.file(INITRD), command_line=image.kernel_command_line)
 
 
 def take_kernel(image: Image, directory: Path, *arguments: str) -> DirectKernel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -9,12 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tdxstack import files
-from tdxstack.errors import UsageError
+from tdxstack.errors import MalformedError, UsageError
 from tdxstack.files import Directories
 from tdxstack.image import built as image_built
 from tdxstack.image.built import Image
 from tdxstack.machine.store import MachineStore
 from tdxstack.prediction.qcow2 import MAX_CHAIN, backing_file
+from tdxstack.workflows.image_kernel import kernel_beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,22 @@ def image_file(directories: Directories, name: str) -> Path:
         if path.is_file():
             return path
         raise
+
+
+def image_fields(directories: Directories, name: str) -> dict[str, object]:
+    """What has a machine's specification boot the image that is called `name`, by field.
+
+    Raises as `image_file` does.
+    """
+    path = image_file(directories, name).absolute()
+    fields: dict[str, object] = {"image": str(path)}
+    with contextlib.suppress(MalformedError):
+        image = image_built.load(path.parent)
+        kernel = kernel_beside(image) if image.path == path else None
+        if kernel is not None:
+            said = kernel.model_dump(mode="json", exclude_unset=True)
+            fields |= {f"direct_kernel.{name}": value for name, value in said.items()}
+    return fields
 
 
 def remove_image(directories: Directories, one: Listed) -> None:

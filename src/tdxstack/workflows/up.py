@@ -39,6 +39,7 @@ from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, TrustAnchor
 from tdxstack.verification.inputs import ParsedCollateral
 from tdxstack.verification.policy import Policy
 from tdxstack.verification.result import Status
+from tdxstack.workflows.image_kernel import kernel_beside
 from tdxstack.workflows.images import find_image
 from tdxstack.workflows.machines import Machines, Plan, silicon
 from tdxstack.workflows.quote_collateral import (
@@ -288,7 +289,9 @@ def _plan(
         quote_service=machines.quote_service(choice.platform),
         td_can_reset=not choice.emulated and workshop.abilities(parts.qemu).td_can_reset,
     )
-    return Plan(request.spec, placement, {0: parts.image})
+    kernel = kernel_beside(parts.image)
+    spec = request.spec if kernel is None else request.spec.changed(direct_kernel=kernel)
+    return Plan(spec, placement, {0: parts.image})
 
 
 def _end(store: MachineStore, name: str) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from tdxstack.errors import UsageError
 from tdxstack.files import Directories
-from tdxstack.image.built import Image
+from tdxstack.image.built import Image, write_manifest
+from tdxstack.machine.spec_file import changed_spec
 from tdxstack.machine.store import MachineState, MachineStore
 from tdxstack.workflows import images
 from tests.unit.prediction.disks import qcow2
@@ -99,3 +100,49 @@ def test_a_removed_image_is_gone_whole(directories: Directories) -> None:
     left = {path.name for path in (directories.cache / "image").iterdir()}
     assert left == {"images", "lock"}
     assert not (directories.cache / "image/images/bb33").exists()
+
+
+@pytest.fixture
+def direct(tmp_path: Path) -> Directories:
+    """An image beside whose disk its kernel lies."""
+    found = Directories(tmp_path / "cache", tmp_path / "data", tmp_path / "run")
+    place = found.cache / "image/images/dd44"
+    place.mkdir(parents=True)
+    values: dict[str, Any] = {field.name: "" for field in dataclasses.fields(Image)}
+    files = {"disk.raw": "", "vmlinuz": "", "initrd": ""}
+    values |= {
+        "key": "dd44",
+        "name": "direct",
+        "files": files,
+        "kernel_command_line": "quiet",
+        "warnings": (),
+    }
+    for file in files:
+        (place / file).write_bytes(b"")
+    write_manifest(Image(**values | {"path": place / "disk.raw"}))
+    return found
+
+
+def test_a_machine_boots_the_kernel_beside_its_disk(direct: Directories) -> None:
+    place = direct.cache / "image/images/dd44"
+    expected = {
+        "image": str(place / "disk.raw"),
+        "direct_kernel.kernel": str(place / "vmlinuz"),
+        "direct_kernel.initrd": str(place / "initrd"),
+        "direct_kernel.command_line": "quiet",
+    }
+    for name in ("direct", "dd", str(place / "disk.raw")):
+        assert images.image_fields(direct, name) == expected
+    (place / "other.raw").write_bytes(b"")
+    other = str(place / "other.raw")
+    assert images.image_fields(direct, other) == {"image": other}
+    spec = changed_spec(None, images.image_fields(direct, "direct") | {"direct_kernel.set.ro": ""})
+    assert spec.direct_kernel is not None
+    assert spec.direct_kernel.arguments == "quiet ro"
+
+
+def test_the_image_of_a_machine_may_be_any_disk(tmp_path: Path) -> None:
+    nothing = Directories(tmp_path / "cache", tmp_path / "data", tmp_path / "run")
+    assert images.image_fields(nothing, "disk.qcow2") == {"image": str(Path("disk.qcow2").absolute())}
+    with pytest.raises(UsageError, match="no image 'web'"):
+        images.image_fields(nothing, "web")
