@@ -26,7 +26,8 @@ FLAG_EXTENTS, FLAG_ENCRYPTED, FLAG_INLINE = 0x00080000, 0x00000800, 0x10000000
 EXTENT_MAGIC = 0xF30A
 MAX_EXTENT = 32768
 MAX_DEPTH, MAX_LINKS = 5, 10
-MAX_FILE, MAX_DIRECTORY = 1 << 30, 16 << 20
+MAX_FILE, MAX_DIRECTORY = 1 << 30, 4 << 20
+KEPT_DIRECTORIES = 8
 MAX_PATH = 4096
 MAX_TREE = 1 << 19
 """Entries of one file's extent tree."""
@@ -63,7 +64,7 @@ class Ext4:
         self._first_block = _integer(block[20:24])
         wide = features & FEATURE_64BIT
         self._descriptor_size = max(32, _integer(block[254:256])) if wide else 32
-        self._directory = lru_cache(64)(self._entries)
+        self._directory = lru_cache(KEPT_DIRECTORIES)(self._entries)
         self.uuid = UUID(bytes=block[104:120])
         self.label = block[120:136].partition(b"\0")[0].decode("utf-8", "replace")
 

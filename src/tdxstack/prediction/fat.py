@@ -20,6 +20,7 @@ FAT12_CLUSTERS, FAT16_CLUSTERS = 4085, 65525
 MAX_FILE = 1 << 30
 MAX_DIRECTORY = 4 << 20
 MAX_DEPTH, MAX_LISTED = 8, 10_000
+KEPT_DIRECTORIES = 8
 MAX_NAME = 255
 """Letters of a long name."""
 TABLE_PIECE = 3 << 14
@@ -70,7 +71,7 @@ class Fat:
         self._clusters = min(clusters, fat_sectors * sector * 8 // self._bits - 2)
         self._root_cluster = _integer(boot[44:48]) if self._bits == 32 else 0
         self._table = lru_cache(64)(self._table_piece)
-        self._directory = lru_cache(64)(self._entries)
+        self._directory = lru_cache(KEPT_DIRECTORIES)(self._entries)
         serial = boot[67:71] if self._bits == 32 else boot[39:43]
         self.uuid = f"{_integer(serial[2:]):04X}-{_integer(serial[:2]):04X}"
         """The volume's serial number, as programs show it."""
