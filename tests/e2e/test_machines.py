@@ -66,6 +66,19 @@ def test_power_cycle(vm: AnyMachine) -> None:
     assert vm.run(["cat", "/proc/sys/kernel/random/boot_id"]).stdout != before
 
 
+def test_a_running_machine_is_compared_with_its_prediction(tdx: Tdx, vm: AnyMachine, tmp_path: Path) -> None:
+    """It was started without being asked for evidence."""
+    assert not vm.files.evidence.exists()
+    (tmp_path / "expected").write_text(json.dumps(tdx.json("predict", NAME)))
+    found = tdx.json("compare", str(tmp_path / "expected"), NAME)
+    assert found["equal"] is True
+    assert found["b"] == {"name": NAME, "kind": "machine", "emulated": True}
+    assert [name for name, one in found["registers"].items() if one["equal"]] == [
+        "mrtd",
+        *("rtmr0", "rtmr1", "rtmr2"),
+    ]
+
+
 def test_machine_without_an_agent_says_so(vm: AnyMachine) -> None:
     with pytest.raises(UnavailableError, match="has no port for a guest agent"):
         vm.stop(StopMode.AGENT)

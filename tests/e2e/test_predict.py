@@ -15,6 +15,7 @@ import pytest
 from tdxstack.abi.event_log import Event, EventLog
 from tdxstack.cli.edge import surroundings
 from tdxstack.evidence.document import Evidence
+from tdxstack.firmware.contents import open_contents
 from tdxstack.machine.placement import EmulatedSilicon, Placement
 from tdxstack.machine.qemu_command import build_qemu_command
 from tdxstack.machine.spec import MachineSpec
@@ -29,6 +30,7 @@ from tdxstack.prediction.hardware import hardware
 from tdxstack.testing.runner import Recording, Tdx
 from tdxstack.toolbox.apt import extract
 from tdxstack.workflows.workshop import Workshop
+from tests.conformance import vectors
 from tests.unit.measurement import pe_images
 from tests.unit.measurement.comparison.logs import signature_list
 
@@ -135,6 +137,50 @@ def test_own_keys_and_a_second_disk(guest: DirectKernel, tdx: Tdx, tmp_path: Pat
     assert [kind for _, kind, _ in found].count("EV_EFI_VARIABLE_AUTHORITY") == 1
 
 
+@pytest.mark.skipif(not vectors.present(), reason="no public vectors (TDXSTACK_VECTORS names their folder)")
+def test_a_firmware_of_2024_takes_the_kernel_as_qemu_has_changed_it(
+    guest: DirectKernel, tdx: Tdx, tmp_path: Path
+) -> None:
+    """Fedora's, which does not say its release, and has the separator in RTMR0."""
+    image = vectors.read("virtee+tdx/tests/data/OVMF.inteltdx.fd")
+    expected, found = prediction_and_log(
+        guest, tdx, tmp_path, 2048, 2, change=lambda _: image, release="202405"
+    )
+    assert expected == found
+    programs = [digest for _, kind, digest in found if kind == "EV_EFI_BOOT_SERVICES_APPLICATION"]
+    assert len(programs) == 1
+    assert programs[0] != Image.parse(guest.kernel.read_bytes()).digest().hex()
+
+
+CHANGES = {
+    "memory": ({"memory": 4096}, {"memory-size"}),
+    "vCPUs": ({"vcpus": 4}, {"vcpu-count"}),
+    "a second disk": ({"disks": [{"path": "second.raw", "overlay": False}]}, {"boot-order", "acpi-tables"}),
+    "a key in db": ({"firmware": "more-keys.fd"}, {"secure-boot-variable", "variable-store"}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_another_machine_would_change_is_named(
+    change: str, tdx: Tdx, recording: Recording, tmp_path: Path
+) -> None:
+    """Between the log of the main job and the prediction of a machine that differs in one thing."""
+    (tmp_path / "second.raw").write_bytes(bytes(64 << 20))
+    firmware = Path(tdx.json("predict", "recorded")["machine"]["firmware"]).read_bytes()
+    db = open_contents(firmware).variables[(IMAGE_SECURITY_DATABASE, "db")].data
+    (tmp_path / "more-keys.fd").write_bytes(with_database(firmware, db + signature_list(b"\7" * 32)))
+    values, causes = CHANGES[change]
+    (tmp_path / "spec.yaml").write_text(json.dumps(values))
+    expected = tmp_path / "expected.json"
+    expected.write_text(json.dumps(tdx.json("predict", "--spec", str(tmp_path / "spec.yaml"))))
+    found = json.loads(tdx.run("compare", "recorded", str(expected), "--json", code=1).stdout)
+    assert {cause["id"] for cause in found["causes"]} == causes
+    assert found["unexplained"] == {"registers": [], "differences": []}
+    if change == "a key in db":
+        sentence = next(one["sentence"] for one in found["causes"] if one["id"] == "secure-boot-variable")
+        assert f"only the second has hashes (SHA-256) {'07' * 32}" in sentence
+
+
 @pytest.mark.parametrize("release", ["stable", "unstable"])
 def test_a_unified_kernel_image(release: str, guest: DirectKernel, tdx: Tdx, tmp_path: Path) -> None:
     """The distribution's systemd-stub; without Secure Boot, a command line from outside is taken."""
@@ -170,11 +216,13 @@ def prediction_and_log(
     disk: Path | None = None,
     change: Callable[[bytes], bytes] = without_platform_key,
     more: tuple[str, ...] = (),
+    release: str = "",
 ) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
     """The events that are predicted of a machine, and those that it logs.
 
     It has a kernel from QEMU and a disk of the image, or starts from a `disk` of its own. `change` makes
-    its firmware of the usual one, `more` are further options of QEMU.
+    its firmware of the usual one, `more` are further options of QEMU. `release` is edk2's, where the firmware
+    does not say it.
     """
     files = MachineFiles(tmp_path, tmp_path)
     firmware = tmp_path / "firmware.fd"
@@ -188,7 +236,7 @@ def prediction_and_log(
     argv = [*machine_argv(files, firmware, kernel, memory_mib, vcpus), *more]
     launch = Launch.parse(argv)
     machine = hardware(launch, tmp_path / "cache", confidential=True)
-    prediction = predict(launch, firmware.read_bytes(), machine, files.disk)
+    prediction = predict(launch, firmware.read_bytes(), machine, files.disk, release=release)
     done = subprocess.run(argv, timeout=BOOT_SECONDS, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     console = files.console_log.read_text(errors="replace")

@@ -11,10 +11,9 @@ from rich.text import Text
 
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.compare_page import render_page
-from tdxstack.cli.edge import directories
+from tdxstack.cli.edge import surroundings
 from tdxstack.cli.evidence_input import read_evidence
 from tdxstack.files import write_atomically
-from tdxstack.machine.store import MachineStore
 from tdxstack.measurement.comparison.alignment import Kind
 from tdxstack.measurement.comparison.compare import Comparison, Difference
 from tdxstack.measurement.comparison.compare import compare as compare_sides
@@ -22,6 +21,7 @@ from tdxstack.measurement.comparison.reading import read_side
 from tdxstack.measurement.comparison.side import Side
 from tdxstack.measurement.comparison.values import PRESENT
 from tdxstack.terminal import printable
+from tdxstack.workflows.machines import Machines
 from tdxstack.workflows.subjects import machine_side
 
 MARKS = {Kind.ADDED: "+", Kind.REMOVED: "-", Kind.CHANGED: "~", Kind.MOVED: ">"}
@@ -40,13 +40,14 @@ def compare(a: str, b: str, html: Path | None, as_json: bool) -> int:
     """Say what differs between the measurements A and B, why, and what to do.
 
     Each is the name of a machine, or a file: an event log (CCEL), a quote, a TDREPORT, evidence of `tdx-guest
-    collect`, or what `tdx predict` wrote (its JSON, or reference values).
+    collect`, or what `tdx predict` wrote (its JSON, or reference values). A machine that runs and
+    has presented no evidence, as `tdx up` has it do, is asked for some over SSH.
 
     Nothing is verified: `tdx evidence verify` and `tdx quote verify` do that. Exit code 0 if both are equal,
     1 if they differ.
     """
-    store = MachineStore(directories())
-    comparison = compare_sides(_side(store, a), _side(store, b))
+    machines = Machines(surroundings())
+    comparison = compare_sides(_side(machines, a), _side(machines, b))
     if html is not None:
         write_atomically(html, render_page(comparison).encode())
     if as_json:
@@ -56,10 +57,10 @@ def compare(a: str, b: str, html: Path | None, as_json: bool) -> int:
     return 0 if comparison.equal else 1
 
 
-def _side(store: MachineStore, source: str) -> Side:
-    return (
-        machine_side(store, source) if source in store.names() else read_side(source, read_evidence(source))
-    )
+def _side(machines: Machines, source: str) -> Side:
+    if source in machines.names():
+        return machine_side(machines, source)
+    return read_side(source, read_evidence(source))
 
 
 def _print(console: Console, comparison: Comparison) -> None:

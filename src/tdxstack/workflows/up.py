@@ -22,7 +22,7 @@ from tdxstack.firmware.find import Firmware
 from tdxstack.image.built import Image
 from tdxstack.machine import control
 from tdxstack.machine.control import StopMode
-from tdxstack.machine.machine import BOOT_SECONDS, DOWN_SECONDS, Machine
+from tdxstack.machine.machine import BOOT_SECONDS, DOWN_SECONDS
 from tdxstack.machine.placement import Placement
 from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.spec_parts import Emulation, PageTracking, Td
@@ -39,6 +39,7 @@ from tdxstack.verification.certificates import INTEL_SGX_ROOT_CA, TrustAnchor
 from tdxstack.verification.inputs import ParsedCollateral
 from tdxstack.verification.policy import Policy
 from tdxstack.verification.result import Status
+from tdxstack.workflows.collect import collect_evidence
 from tdxstack.workflows.image_kernel import kernel_beside
 from tdxstack.workflows.images import find_image
 from tdxstack.workflows.machines import Machines, Plan, silicon
@@ -48,9 +49,6 @@ from tdxstack.workflows.quote_collateral import (
     collateral_of_service,
 )
 from tdxstack.workflows.workshop import Surroundings, Workshop
-
-EVIDENCE_SECONDS = 180.0
-GUEST_HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,16 +346,3 @@ def _given_collateral(request: UpRequest) -> CollateralFor:
         return collateral_of_service(request.collateral_client)
     assert request.collateral is not None, "refuse_contradictions has seen to it"
     return collateral_of_file(request.collateral)
-
-
-def collect_evidence(machine: Machine, nonce: bytes) -> Evidence:
-    """Have the guest produce evidence for `nonce` over SSH; keep it in the machine's files.
-
-    The host key that a first connection shows is remembered, for the evidence to prove. Raises `CommandError`
-    where SSH or the guest's collection fails, `MalformedError` for anything that is not an evidence document.
-    """
-    command = ["tdx-guest", "collect", "--host-key", GUEST_HOST_KEY, "--nonce", nonce.hex()]
-    done = machine.run(command, timeout=EVIDENCE_SECONDS)
-    evidence = Evidence.from_json(done.stdout)
-    write_atomically(machine.files.evidence, done.stdout)
-    return evidence
