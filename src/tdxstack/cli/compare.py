@@ -12,7 +12,8 @@ from rich.text import Text
 from tdxstack.cli import json_option, print_json
 from tdxstack.cli.compare_page import render_page
 from tdxstack.cli.edge import surroundings
-from tdxstack.cli.evidence_input import read_evidence
+from tdxstack.cli.evidence_input import STDIN, read_evidence
+from tdxstack.errors import UsageError
 from tdxstack.files import write_atomically
 from tdxstack.measurement.comparison.alignment import Kind
 from tdxstack.measurement.comparison.compare import Comparison, Difference
@@ -58,8 +59,12 @@ def compare(a: str, b: str, html: Path | None, as_json: bool) -> int:
 
 
 def _side(machines: Machines, source: str) -> Side:
-    if source in machines.names():
+    names = machines.names()
+    if source in names:
         return machine_side(machines, source)
+    if source != STDIN and not Path(source).exists():
+        known = ", ".join(names) or "none"
+        raise UsageError(f"{source!r} is neither a machine nor a file", hint=f"machines here: {known}")
     return read_side(source, read_evidence(source))
 
 

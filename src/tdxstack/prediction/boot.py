@@ -13,6 +13,8 @@ from tdxstack.machine.stopped import Launch
 from tdxstack.measurement.expected import ExpectedEvent, Prediction, unknown_rest
 from tdxstack.measurement.firmware_boot import ready_to_boot_events, start_events
 from tdxstack.measurement.loader_boot import (
+    SETUP_MAGIC,
+    SETUP_MAGIC_OFFSET,
     direct_load_options,
     exit_events,
     kernel_version,
@@ -76,6 +78,16 @@ def predict(
         events = [*before, *program, *ready, *after]
     guess = "" if contents.profile_exact else f"{launch.firmware} {NO_RELEASE} {_nearest(contents.profile)}"
     return Prediction(tuple(events), mrtd(firmware), guess=guess)
+
+
+def check_kernel(path: Path) -> None:
+    """Raise `MalformedError` for a file that QEMU takes for no kernel, which it says without naming it."""
+    start = _read(path)[: SETUP_MAGIC_OFFSET + len(SETUP_MAGIC)]
+    if not start.startswith(b"MZ") and start[SETUP_MAGIC_OFFSET:] != SETUP_MAGIC:
+        raise MalformedError(
+            f"{path} is neither a Linux kernel (bzImage) nor an EFI program",
+            hint="give one of them as kernel",
+        )
 
 
 def _of_release(contents: Contents, release: str) -> Contents:

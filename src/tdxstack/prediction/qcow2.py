@@ -167,7 +167,10 @@ class Qcow2:
         entries = int.from_bytes(header[36:40], "big")
         if entries > MAX_L1:
             raise _bad(path, f"its first table has {entries} entries")
-        table = _read(file, int.from_bytes(header[40:48], "big"), 8 * entries)
+        start = int.from_bytes(header[40:48], "big")
+        table = _read(file, start, 8 * entries)
+        if len(table) < 8 * entries:
+            raise _bad(path, f"it is cut short: it has {self._end} bytes, and its first table is at {start}")
         self._l1 = [int.from_bytes(table[at : at + 8], "big") & OFFSET_MASK for at in range(0, len(table), 8)]
         self._l2 = lru_cache(64)(self._read_l2)
 

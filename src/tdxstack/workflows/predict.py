@@ -22,7 +22,7 @@ from tdxstack.measurement.loader_boot import SETUP_MAGIC, SETUP_MAGIC_OFFSET
 from tdxstack.measurement.mrtd import mrtd
 from tdxstack.platform import choose_platform
 from tdxstack.prediction.after_log import SOURCE, predict_after
-from tdxstack.prediction.boot import predict
+from tdxstack.prediction.boot import check_kernel, predict
 from tdxstack.prediction.hardware import Hardware, hardware
 from tdxstack.prediction.qcow2 import backing_file
 from tdxstack.workflows.readable_disk import readable
@@ -173,6 +173,8 @@ def _of_machine(
             disk = backing_file(disk)
     else:
         launch, emulated, disk = _new_machine(request.spec, surroundings, workshop, store)
+    if launch.kernel is not None:
+        check_kernel(launch.kernel)
     machine = _hardware(launch, surroundings.directories, emulated=emulated)
     firmware = read_image(launch.firmware)
     if disk is None:

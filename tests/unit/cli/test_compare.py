@@ -12,6 +12,7 @@ import pytest
 from tdxstack.abi.event_log import Event
 from tdxstack.cli import tdx
 from tdxstack.cli.compare_page import render_page
+from tdxstack.errors import UsageError
 from tdxstack.files import Directories
 from tdxstack.machine.store import MachineState, MachineStore
 from tdxstack.measurement.comparison.compare import compare
@@ -54,6 +55,11 @@ def test_different_files(home: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "memory-size" in (home / "page.html").read_text()
     assert run("a", "b") == 1
     assert "2048 MiB and 4096 MiB" in capsys.readouterr().out
+
+
+def test_what_is_neither_a_machine_nor_a_file(home: Path) -> None:
+    with pytest.raises(UsageError, match="'c' is neither a machine nor a file"):
+        run("a", "c")
 
 
 def synthetic_log() -> bytes:

@@ -18,7 +18,7 @@ from tdxstack.errors import MalformedError, UsageError
 from tdxstack.machine.stopped import Launch
 from tdxstack.measurement.expected import Prediction
 from tdxstack.measurement.firmware_boot import CALLING
-from tdxstack.prediction.boot import predict
+from tdxstack.prediction.boot import check_kernel, predict
 from tdxstack.prediction.hardware import Hardware, PciFunction
 from tests.unit.firmware import firmware_images, test_signatures
 from tests.unit.measurement import pe_images
@@ -339,6 +339,17 @@ def test_a_kernel_from_qemu_that_is_not_followed_is_named_and_its_program_predic
         assert prediction.registers["rtmr1"] is None
         found = digests(prediction, "rtmr1")
         assert (found[0] == pe_images.digest(program)) if known else found[0] == sha384(CALLING)
+
+
+def test_what_qemu_takes_for_no_kernel_is_named_beforehand(tmp_path: Path) -> None:
+    path = tmp_path / "kernel"
+    for good in (kernel(), bytes(0x202) + b"HdrS", unified_program()):
+        path.write_bytes(good)
+        check_kernel(path)
+    for bad in (b"", b"root:x:0:0", bytes(0x300)):
+        path.write_bytes(bad)
+        with pytest.raises(MalformedError, match=rf"{path} is neither a Linux kernel"):
+            check_kernel(path)
 
 
 @pytest.mark.parametrize("size", [0, 100, 0x1000, 0x5000, firmware_images.SIZE - 1])
