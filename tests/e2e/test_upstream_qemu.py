@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -33,12 +35,15 @@ from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.spec_file import parse_spec
 from tdxstack.machine.spec_parts import Kind, Td
 from tdxstack.machine.spec_values import UnixAddress
+from tdxstack.machine.stopped import Launch
 from tdxstack.machine.store import MachineFiles
 from tdxstack.measurement.mrtd import mrtd
 from tdxstack.platform import Platform
+from tdxstack.prediction.hardware import SMBIOS_TABLES, hardware
 from tdxstack.qemu.abilities import ask
 from tdxstack.qemu.kvm_probe import why_no_kvm
 from tdxstack.qemu.monitor import Monitor, connect
+from tdxstack.testing.runner import Tdx
 from tdxstack.toolbox.apt import extract
 from tdxstack.workflows.workshop import Workshop
 
@@ -187,6 +192,29 @@ def upstream(workshop: Workshop, program: tuple[str, ...]) -> Iterator[Upstream]
         create = qemu_img.argv("create", "-q", "-f", "qcow2", upstream.files.disk, "64M")
         subprocess.run(create, check=True)
         yield upstream
+
+
+def test_what_a_td_is_told_can_be_asked_where_none_starts(
+    upstream: Upstream, tdx: Tdx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the ACPI tables; the SMBIOS table names the CPU, which is not asked without a TD."""
+    launch = Launch.parse(upstream.argv(TD.changed(platform=Platform.HARDWARE))[:-1])
+    td, other = (
+        hardware(launch, upstream.directory / "cache", confidential=confidential)
+        for confidential in (True, False)
+    )
+    unlike = {name for name, data in td.files.items() if other.files[name] != data}
+    assert unlike == {SMBIOS_TABLES}
+    wrapper = upstream.directory / "qemu-system-x86_64"
+    wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(upstream.qemu)} "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", str(upstream.directory), prepend=os.pathsep)
+    monkeypatch.setenv("FAKE_KVM_WITHOUT_TDX", "1")
+    document = json.loads(tdx.run("predict", "--platform", "hardware", "--json", code=1).stdout)
+    assert document["emulated"] is False
+    assert [name for name, value in document["registers"].items() if value is None] == ["rtmr0"]
+    (open_,) = [event for event in document["events"] if event["digest"] is None]
+    assert "names the CPU that the TD has" in open_["reason"]
 
 
 def test_asks_for_the_td_that_the_specification_describes(upstream: Upstream) -> None:

@@ -20,7 +20,7 @@ from tdxstack.machine.store import MachineStore
 from tdxstack.measurement.expected import Prediction
 from tdxstack.measurement.loader_boot import SETUP_MAGIC, SETUP_MAGIC_OFFSET
 from tdxstack.measurement.mrtd import mrtd
-from tdxstack.platform import choose_platform
+from tdxstack.platform import Platform, choose_platform
 from tdxstack.prediction.after_log import SOURCE, predict_after
 from tdxstack.prediction.boot import check_kernel, predict
 from tdxstack.prediction.hardware import Hardware, hardware
@@ -203,23 +203,25 @@ def _new_machine(
             f"a machine of the kind {spec.kind.value} has no registers to predict",
             hint="predict a machine of the kind td",
         )
-    choice = choose_platform(surroundings.host, spec.platform)
-    spec = spec.changed(name=PLACEHOLDER, platform=choice.platform)
-    qemu = tuple(workshop.emulator().argv_prefix) if choice.emulated else (workshop.host_qemu(),)
+    # Nothing is started, so that a host need not be able to run what is asked for.
+    platform = spec.platform or choose_platform(surroundings.host, None).platform
+    emulated = platform is Platform.EMULATED
+    spec = spec.changed(name=PLACEHOLDER, platform=platform)
+    qemu = tuple(workshop.emulator().argv_prefix) if emulated else (workshop.host_qemu(),)
     firmware = workshop.firmware(spec.firmware).path
     disk = None if spec.diskless else spec.image.path if spec.image else workshop.image().path
     # Only named in the command line: neither secrets nor disks are opened for a prediction.
     silicon = EmulatedSilicon(Path("/dev/null"), bytes(48), bytes(16), bytes(16))
     placement = Placement(
-        platform=choice.platform,
+        platform=platform,
         qemu=qemu,
         firmware=firmware,
         authorized_key="",
-        silicon=silicon if choice.emulated else None,
+        silicon=silicon if emulated else None,
         vsock_cid=FIRST_VSOCK_CID,
     )
     argv = build_qemu_command(spec, placement, store.files(PLACEHOLDER))
-    return Launch.parse(argv), choice.emulated, disk
+    return Launch.parse(argv), emulated, disk
 
 
 def _hardware(launch: Launch, directories: Directories, *, emulated: bool) -> Hardware:

@@ -204,7 +204,7 @@ WORDS = {
     "firmware-profile": "only one measures SMBIOS table",
     "kernel-header": "the same kernel",
     "secure-boot-variable": "variable db differs: only the second has certificate other, SHA-256",
-    "boot-order": "order 0001, 0002, 0000 and 0002, 0001, 0000",
+    "boot-order": "options differ: order 0001, 0002, 0000 and 0002, 0001, 0000.",
     "kernel-command-line": "-quiet +debug",
     "kernel-command-line of GRUB": "-quiet +debug",
     "kernel-command-line of systemd-boot": "-quiet +debug",
