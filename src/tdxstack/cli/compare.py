@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -75,9 +76,11 @@ def _print(console: Console, comparison: Comparison) -> None:
     console.print()
     console.print(_registers(comparison))
     console.print()
+    for item in comparison.differences:
+        # Not wrapped: digests and names are there to be copied and searched for.
+        click.echo("\n".join(_difference(item)))
     if comparison.differences:
-        console.print(_differences(comparison))
-        console.print()
+        click.echo()
     for cause in comparison.causes:
         console.print(Text(f"{cause.id}: ", style="bold") + Text(printable(cause.sentence)))
         console.print(Text(f"  {printable(cause.advice)}", style="dim"))
@@ -99,37 +102,19 @@ def _registers(comparison: Comparison) -> Table:
     return table
 
 
-def _differences(comparison: Comparison) -> Table:
-    table = Table("", "EVENT", "REGISTER", "A", "B", "MEANING", box=None, pad_edge=False)
-    for item in comparison.differences:
-        a, b = item.pair.a, item.pair.b
-        entry = b or a
-        assert entry is not None
-        table.add_row(
-            MARKS[item.kind],
-            str(item.number),
-            entry.register.upper(),
-            _short(a.digest if a else None),
-            _short(b.digest if b else None),
-            Text(_story(item)),
-        )
-    return table
-
-
-def _story(item: Difference) -> str:
-    """What the event is about, then each field that differs."""
-    entry = item.pair.b or item.pair.a
+def _difference(item: Difference) -> Iterator[str]:
+    """What the event is about, its digests, then each field that differs."""
+    a, b = item.pair.a, item.pair.b
+    entry = b or a
     assert entry is not None
-    lines = [printable(entry.meaning)]
+    yield f"{MARKS[item.kind]} {item.number:>3}  {entry.register.upper()}  {printable(entry.meaning)}"
+    yield f"       A {_short(a.digest if a else None)}  B {_short(b.digest if b else None)}"
     for value in item.values:
         if PRESENT in (value.a, value.b):
-            lines.append(f"  {'-' if value.b is None else '+'} {value.name}")
+            yield f"       {'only A' if value.b is None else 'only B'}: {value.name}"
         else:
-            lines += [
-                f"  {value.name}: {value.a or 'none'}",
-                f"  {' ' * len(value.name)}  {value.b or 'none'}",
-            ]
-    return "\n".join(lines)
+            yield f"       {value.name}: {value.a or 'none'}"
+            yield f"       {' ' * len(value.name)}  {value.b or 'none'}"
 
 
 def _no_log(comparison: Comparison) -> Text:

@@ -83,17 +83,7 @@ def start_events(inputs: FirmwareInputs) -> list[ExpectedEvent]:
         )
         for name, data in inputs.fw_cfg
     ]
-    found += [
-        hashed(
-            "rtmr0",
-            event_log.EV_EFI_VARIABLE_DRIVER_CONFIG,
-            variable.to_bytes(),
-            f"variable {variable.name}: {_content(variable)}",
-            "firmware variable store",
-            data=variable.to_bytes(),
-        )
-        for variable in inputs.policy
-    ]
+    found += [_variable(variable) for variable in inputs.policy]
     found.append(_separator("rtmr0"))
     found += [
         hashed("rtmr0", event_log.EV_PLATFORM_CONFIG_FLAGS, data, f"ACPI {name} from the VMM", f"QEMU {name}")
@@ -141,7 +131,7 @@ def _separator(register: str) -> ExpectedEvent:
     return hashed(register, event_log.EV_SEPARATOR, SEPARATOR, meaning, "firmware")
 
 
-def _content(variable: UefiVariable) -> str:
-    if variable.name == "SecureBoot":
-        return {b"": "not supported", b"\0": "off", b"\1": "on"}[variable.data]
-    return f"{len(variable.data)} bytes" if variable.data else "empty"
+def _variable(variable: UefiVariable) -> ExpectedEvent:
+    kind, data = event_log.EV_EFI_VARIABLE_DRIVER_CONFIG, variable.to_bytes()
+    meaning = describe(Event(0, kind, (), data))
+    return hashed("rtmr0", kind, data, meaning, "firmware variable store", data=data)

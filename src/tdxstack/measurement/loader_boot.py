@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 
 from tdxstack.abi import event_log
+from tdxstack.abi.event_log import Event
+from tdxstack.measurement.describe import describe
 from tdxstack.measurement.expected import ExpectedEvent, hashed
 from tdxstack.measurement.pe import Image
 from tdxstack.measurement.profile import Profile
@@ -34,7 +36,8 @@ def program_event(image: Image, name: str, source: str) -> ExpectedEvent:
 
 def partitions_event(measured: bytes) -> ExpectedEvent:
     """The event of the partition table of the disk that a program is loaded from."""
-    kind, meaning = event_log.EV_EFI_GPT_EVENT, "partition table of the boot disk"
+    kind = event_log.EV_EFI_GPT_EVENT
+    meaning = describe(Event(0, kind, (), measured))
     return hashed("rtmr1", kind, measured, meaning, "disk image", data=measured)
 
 

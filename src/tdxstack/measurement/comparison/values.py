@@ -82,7 +82,7 @@ def _variable(variable: UefiVariable) -> Values:
     found = {"variable": f"{printable(variable.name)} ({variable.vendor})"}
     if variable.name in KEY_VARIABLES:
         return found | dict.fromkeys(_signatures(variable.data), PRESENT)
-    return found | {"value": variable.data.hex()}
+    return found | {"value": _value(variable.data)}
 
 
 def _signatures(data: bytes) -> Iterator[str]:
@@ -102,7 +102,13 @@ def _authority(variable: UefiVariable) -> Values:
     name = {"verified by": printable(variable.name)}
     if variable.name in KEY_VARIABLES and len(variable.data) > OWNER_SIZE:
         return name | {"authority": _certificate(variable.data[OWNER_SIZE:])}
-    return name | {"value": variable.data.hex()}
+    return name | {"value": _value(variable.data)}
+
+
+def _value(data: bytes) -> str:
+    """Text where it is that, such as SBAT levels, in one line; else hexadecimal digits."""
+    text = data.rstrip(b"\n\0").decode("latin-1").replace("\n", "; ")
+    return text if text and text.isascii() and text.isprintable() else data.hex()
 
 
 def _boot(found: BootVariable) -> Values:
