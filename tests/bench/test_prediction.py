@@ -38,6 +38,7 @@ def test_prediction(benchmark: Any, predict: Predict) -> None:
 def test_limit_hashing_the_same_files(benchmark: Any, predict: Predict) -> None:
     found = predict()
     assert found.disk is not None
+    assert found.firmware is not None
     with open_disk(found.disk) as disk:
         table = read_partitions(disk)
         esp, root = Fat(disk, table.esp.start), Ext4(disk, table.partitions[1].start)

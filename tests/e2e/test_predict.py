@@ -31,6 +31,7 @@ from tdxstack.testing.runner import Recording, Tdx
 from tdxstack.toolbox.apt import extract
 from tdxstack.workflows.workshop import Workshop
 from tests.conformance import vectors
+from tests.e2e.test_up import offline
 from tests.unit.measurement import pe_images
 from tests.unit.measurement.comparison.logs import signature_list
 
@@ -100,6 +101,17 @@ def test_a_platform_that_only_a_log_is_known_of(tdx: Tdx, recording: Recording, 
     document = tdx.json("predict", "--log", str(tmp_path / "log"), *options)
     assert predicted(document) == logged(EventLog.parse(evidence.ccel_data).events)
     assert {"the log of such a TD", "disk image"} <= {event["source"] for event in document["events"]}
+
+
+def test_a_portable_reference_holds_for_machines_of_another_size(
+    tdx: Tdx, recording: Recording, tmp_path: Path
+) -> None:
+    for options, verdict in ((["--portable"], 0), ([], 1)):
+        tdx.run("predict", "--memory", "4096", "--vcpus", "4", "-o", str(tmp_path / "reference"), *options)
+        words = ("--allow", "emulated", "--reference", str(tmp_path / "reference"), "--json")
+        checks = json.loads(tdx.run(*offline(recording), *words, code=verdict).stdout)["checks"]
+        failed = [check["id"] for check in checks if check["status"] == "fail"]
+        assert failed == ([] if options else ["reference.rtmr0"])
 
 
 def test_secure_boot_off_and_another_size(tdx: Tdx, recording: Recording, tmp_path: Path) -> None:

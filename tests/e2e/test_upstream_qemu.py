@@ -198,16 +198,17 @@ def test_what_a_td_is_told_can_be_asked_where_none_starts(
     upstream: Upstream, tdx: Tdx, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the ACPI tables; the SMBIOS table names the CPU, which is not asked without a TD."""
-    launch = Launch.parse(upstream.argv(TD.changed(platform=Platform.HARDWARE))[:-1])
+    wrapper = upstream.directory / "qemu-system-x86_64"
+    wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(upstream.qemu)} "$@"\n')
+    wrapper.chmod(0o755)
+    wrapped = replace(upstream, qemu=(str(wrapper),))
+    launch = Launch.parse(wrapped.argv(TD.changed(platform=Platform.HARDWARE)))
     td, other = (
         hardware(launch, upstream.directory / "cache", confidential=confidential)
         for confidential in (True, False)
     )
     unlike = {name for name, data in td.files.items() if other.files[name] != data}
     assert unlike == {SMBIOS_TABLES}
-    wrapper = upstream.directory / "qemu-system-x86_64"
-    wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(upstream.qemu)} "$@"\n')
-    wrapper.chmod(0o755)
     monkeypatch.setenv("PATH", str(upstream.directory), prepend=os.pathsep)
     monkeypatch.setenv("FAKE_KVM_WITHOUT_TDX", "1")
     document = json.loads(tdx.run("predict", "--platform", "hardware", "--json", code=1).stdout)

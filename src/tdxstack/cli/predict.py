@@ -53,8 +53,8 @@ SHOWN = 16
 @click.option(
     "--log",
     type=EXISTING_FILE,
-    help="Event log of a TD of a platform whose inputs are not public, with its --firmware and an --image:"
-    " what comes before the boot loader is taken from it.",
+    help="Event log of a TD of a platform whose inputs are not public, with an --image: what comes before the"
+    " boot loader is taken from it, and MRTD from the platform's --firmware.",
 )
 @click.option(
     "--module",
@@ -124,10 +124,10 @@ def predict(
         options |= booted
     if log is not None:
         others = {key for key, value in options.items() if value not in (None, "")}
-        if name or file or release or others != {"firmware", "image"}:
+        if name or file or release or not {"image"} <= others <= {"firmware", "image"}:
             raise UsageError(
-                "--log goes with --firmware and --image, and nothing else of a machine",
-                hint="give the platform's firmware and the disk image that it will start",
+                "--log goes with --image, and of a machine with nothing else but --firmware",
+                hint="give the disk image that will start, and for MRTD the platform's firmware",
             )
     request = PredictRequest(name, _spec(name, file, options), module, log, release or "")
     with progress_display() as display:
@@ -150,7 +150,7 @@ def predict(
         print_json(result.to_json())
     else:
         _print(result)
-    return 1 if result.prediction.unpredicted else 0
+    return 0 if result.prediction.whole else 1
 
 
 def _spec(name: str, file: Path | None, options: Mapping[str, object]) -> MachineSpec:
@@ -179,7 +179,8 @@ def _print(result: PredictResult) -> None:
     click.echo()
     for name, value in result.prediction.registers.items():
         click.echo(f"{name:<6} {value.hex() if value is not None else 'cannot be predicted'}")
-    click.echo(f"mrtd where all pages are added first: {result.prediction.mrtd.two_pass.hex()}")
+    if result.prediction.mrtd is not None:
+        click.echo(f"mrtd where all pages are added first: {result.prediction.mrtd.two_pass.hex()}")
     if result.emulated:
         Console().print("[bold yellow]emulated: such a TD is not protected[/]")
 

@@ -82,12 +82,13 @@ def unknown_rest(meaning: str, source: str, reason: str) -> list[ExpectedEvent]:
 class Prediction:
     """All events in the order in which they are logged, and MRTD in both orders of adding pages.
 
-    `mrseam` has 48 bytes; None where it is not said which TDX module will run. `guess` says what release the
-    firmware is taken for where its image does not say so; else empty.
+    `mrtd` is None where the firmware is not known. `mrseam` has 48 bytes; None where it is not said which TDX
+    module will run. `guess` says what release the firmware is taken for where its image does not say so; else
+    empty.
     """
 
     events: tuple[ExpectedEvent, ...]
-    mrtd: Mrtd
+    mrtd: Mrtd | None
     mrseam: bytes | None = None
     guess: str = ""
 
@@ -100,7 +101,7 @@ class Prediction:
         module = {"mrseam": self.mrseam} if self.mrseam is not None else {}
         return {
             **module,
-            "mrtd": self.mrtd.single_pass,
+            "mrtd": self.mrtd.single_pass if self.mrtd else None,
             **{name: fold(self.events, name) for name in PREDICTED_REGISTERS},
         }
 
@@ -109,13 +110,21 @@ class Prediction:
         """The events without a digest."""
         return tuple(event for event in self.events if event.digest is None)
 
+    @property
+    def whole(self) -> bool:
+        """Whether every register is predicted."""
+        return None not in self.registers.values()
+
     def to_json(self) -> dict[str, object]:
         """The document that `tdx predict --json` prints."""
         return {
             "registers": {
                 name: value.hex() if value is not None else None for name, value in self.registers.items()
             },
-            "mrtd": {"single_pass": self.mrtd.single_pass.hex(), "two_pass": self.mrtd.two_pass.hex()},
+            "mrtd": {
+                "single_pass": self.mrtd.single_pass.hex() if self.mrtd else None,
+                "two_pass": self.mrtd.two_pass.hex() if self.mrtd else None,
+            },
             "events": [event.to_json() for event in self.events],
         }
 

@@ -73,7 +73,7 @@ class Reference:
     def of(cls, prediction: Prediction, name: str, *, portable: bool = False) -> Reference:
         """The reference values of a prediction.
 
-        A register whose value is known is pinned to it (MRTD to both orders of adding pages); one with an
+        A register whose value is known is pinned to it, MRTD to both orders of adding pages; one with an
         event that cannot be predicted is described by its events, and left out where it is not known which
         those are. `portable` leaves the digests of the TD
         HOB, ACPI and SMBIOS events open, so that machines of different sizes share one reference: whoever
@@ -82,7 +82,9 @@ class Reference:
         registers: dict[str, tuple[bytes, ...]] = {}
         if prediction.mrseam is not None:
             registers["mrseam"] = (prediction.mrseam,)
-        registers["mrtd"] = tuple(dict.fromkeys((prediction.mrtd.single_pass, prediction.mrtd.two_pass)))
+        if prediction.mrtd is not None:
+            orders = (prediction.mrtd.single_pass, prediction.mrtd.two_pass)
+            registers["mrtd"] = tuple(dict.fromkeys(orders))
         events = {}
         for register in PREDICTED_REGISTERS:
             own = tuple(

@@ -58,8 +58,9 @@ class LoggedKeys:
         return cls(filled, SecureBoot.SETUP if setup else SecureBoot.DISABLED)
 
 
-def predict_after(log: EventLog, firmware: Mrtd, disk: Path, called: Path | None = None) -> Prediction:
-    """What a TD of that platform will measure when it starts from `disk`; `firmware` is its firmware's MRTD.
+def predict_after(log: EventLog, firmware: Mrtd | None, disk: Path, called: Path | None = None) -> Prediction:
+    """What a TD of that platform will measure when it starts from `disk`; `firmware` is its firmware's MRTD,
+    where that is known.
 
     Reasons name the disk as it is `called`. Raises `MalformedError` for a log that does not show a boot,
     `UnavailableError` where the disk is missing.

@@ -60,12 +60,12 @@ class PredictRequest:
 class PredictResult:
     """The prediction, of what, and what to know of it besides.
 
-    `launch` is None for a platform that only a log is known of.
+    `launch` is None for a platform that only a log is known of, and so may be `firmware`.
     """
 
     prediction: Prediction
     emulated: bool
-    firmware: Path
+    firmware: Path | None
     launch: Launch | None
     disk: Path | None
     notes: tuple[str, ...] = ()
@@ -74,7 +74,8 @@ class PredictResult:
     def title(self) -> str:
         """What is predicted, for people: the firmware, and the kernel or the disk that it starts."""
         started = (self.launch.kernel if self.launch else None) or self.disk
-        return self.firmware.name + (f" starts {_distinct_name(started)}" if started else "")
+        words = [self.firmware.name] if self.firmware else []
+        return " starts ".join([*words, *([_distinct_name(started)] if started else [])])
 
     def to_json(self) -> dict[str, object]:
         """The document that `tdx predict --json` prints (docs/reference/json.md)."""
@@ -82,7 +83,7 @@ class PredictResult:
         return {
             "emulated": self.emulated,
             "machine": {
-                "firmware": str(self.firmware),
+                "firmware": str(self.firmware) if self.firmware else None,
                 "memory_mib": launch.memory_mib if launch else None,
                 "vcpus": launch.vcpus if launch else None,
                 "disk": str(self.disk) if self.disk else None,
@@ -143,11 +144,11 @@ def _check_kernel(path: Path) -> None:
 
 def _after_log(log: Path, spec: MachineSpec, workshop: Workshop, scratch: Path) -> PredictResult:
     """What a TD will measure on the platform whose log is given."""
-    if spec.firmware is None or spec.image is None:
-        raise UsageError("a log needs the platform's firmware and a disk image", hint="give both")
+    if spec.image is None:
+        raise UsageError("a log needs a disk image that a TD of its platform will start", hint="give one")
     disk = spec.image.path
     with about(f"firmware {spec.firmware}"):
-        measured = mrtd(read_image(spec.firmware))
+        measured = mrtd(read_image(spec.firmware)) if spec.firmware else None
     try:
         data = log.read_bytes()
     except OSError as error:
@@ -156,8 +157,10 @@ def _after_log(log: Path, spec: MachineSpec, workshop: Workshop, scratch: Path) 
         ) from None
     with readable(disk, workshop.toolbox, scratch) as form, about(f"event log {log}"):
         prediction = predict_after(EventLog.parse(data), measured, form, disk)
-    note = f"{sum(event.source == SOURCE for event in prediction.events)} events are taken from {log}"
-    return PredictResult(prediction, False, spec.firmware, None, disk, (note,))
+    notes = [f"{sum(event.source == SOURCE for event in prediction.events)} events are taken from {log}"]
+    if measured is None:
+        notes.append("mrtd is that of the platform's firmware, which was not given")
+    return PredictResult(prediction, False, spec.firmware, None, disk, tuple(notes))
 
 
 def _of_machine(

@@ -74,6 +74,8 @@ def test_a_log_stands_for_a_platform(asked: list[PredictRequest], tmp_path: Path
         (tmp_path / name).write_bytes(b"")
     words = [f"--{option}={tmp_path / name}" for option, name in (("log", "log"), ("firmware", "firmware"))]
     assert isinstance(run(*words).exception, UsageError)
+    assert run(words[0], f"--image={tmp_path / 'disk'}").return_value == 0
+    assert asked.pop().spec.firmware is None
     assert isinstance(run(*words, f"--image={tmp_path / 'disk'}", "--vcpus=2").exception, UsageError)
     assert run(*words, f"--image={tmp_path / 'disk'}").return_value == 0
     assert asked[0].log == tmp_path / "log"

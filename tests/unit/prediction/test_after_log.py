@@ -11,6 +11,7 @@ from tdxstack.abi.event_log import ALG_SHA384, Event, EventLog, SpecId
 from tdxstack.errors import MalformedError
 from tdxstack.measurement.expected import Prediction
 from tdxstack.measurement.mrtd import mrtd
+from tdxstack.measurement.reference import Reference
 from tdxstack.prediction.after_log import SOURCE, predict_after
 from tests.unit.firmware import firmware_images, test_signatures
 from tests.unit.measurement.comparison import logs
@@ -36,6 +37,17 @@ def test_the_platform_s_events_stay_and_the_disk_s_are_predicted(tmp_path: Path)
     start = next(at for at, event in enumerate(whole) if event.meaning.startswith("partition table"))
     assert prediction.events[len(taken) :] == whole[start:]
     assert prediction.mrtd == of_disk(path).mrtd
+    assert prediction.whole
+
+
+def test_mrtd_is_not_known_without_the_firmware(tmp_path: Path) -> None:
+    log = EventLog(HEADER, (*OFF, *TRIED, *BOOTED))
+    prediction = predict_after(log, None, disk(tmp_path))
+    assert prediction.registers["mrtd"] is None
+    assert not prediction.whole
+    assert prediction.to_json()["mrtd"] == {"single_pass": None, "two_pass": None}
+    reference = Reference.of(prediction, "x")
+    assert set(reference.registers) == {"rtmr0", "rtmr1", "rtmr2"}
 
 
 def test_secure_boot_is_as_the_log_has_it(tmp_path: Path) -> None:
