@@ -18,7 +18,7 @@ DOS_HEADER_SIZE = 0x40
 FILE_HEADER_SIZE = 24
 """Of the PE signature with the COFF header."""
 SYMBOL_SIZE = 18
-MAX_NAME = 64
+MAX_NAME, MAX_SECTIONS = 64, 4096
 MAGIC_PE32, MAGIC_PE32_PLUS = 0x10B, 0x20B
 CHECKSUM_OFFSET = 64
 HEADERS_SIZE_OFFSET = 60
@@ -67,6 +67,8 @@ class Image:
             raise _bad("it has no PE signature")
         reader.u16("machine")
         count = reader.u16("number of sections")
+        if count > MAX_SECTIONS:
+            raise _bad(f"it has {count} sections, more than {MAX_SECTIONS}")
         reader.take(4, "time")
         names = reader.u32("symbol table") + SYMBOL_SIZE * reader.u32("number of symbols")
         optional_size = reader.u16("size of the optional header")

@@ -21,6 +21,8 @@ LINUX, EFI, UKI = "linux", "efi", "uki"
 """What an entry of type 1 starts, by the key that names it; only with the first do initrds go along."""
 ARCHITECTURE = "x64"
 MAX_TRIES = 0x7FFFFFFF
+MAX_ENTRIES, MAX_FILE, MAX_KEY = 1000, 1 << 16, 256
+"""Entries of a kind on a file system; bytes of a file; letters of what entries are ordered by."""
 CASE_KEPT_UNTIL = 257
 """Up to this version, the letters of an entry's name keep their case where it counts boot attempts."""
 
@@ -108,7 +110,11 @@ def pairs(text: str, separators: str) -> Iterator[tuple[str, str]]:
 
 
 def decode(data: bytes, path: str) -> str:
-    """A text file. Raises `MalformedError` where it is not UTF-8."""
+    """A text file. Raises `MalformedError` where it is not UTF-8, or too long to be one of these."""
+    if len(data) > MAX_FILE:
+        raise MalformedError(
+            f"systemd-boot: {path} has {len(data)} bytes, at most {MAX_FILE} are read", hint="shorten it"
+        )
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -116,9 +122,11 @@ def decode(data: bytes, path: str) -> str:
 
 
 def _listed(volume: Fat, directory: str, suffix: str) -> Iterator[str]:
-    for name in volume.names(directory):
-        lower = name.lower()
-        if lower.endswith(suffix) and not lower.startswith((".", "auto-")):
+    names = [name for name in volume.names(directory) if name.lower().endswith(suffix)]
+    if len(names) > MAX_ENTRIES:
+        raise MalformedError(f"systemd-boot: {directory} has more than {MAX_ENTRIES} entries", hint=HINT)
+    for name in names:
+        if not name.lower().startswith((".", "auto-")):
             yield name
 
 
@@ -148,6 +156,7 @@ def _described(volume: Fat, file: str, version: int, itself: str) -> Entry | Non
             raise MalformedError(f"systemd-boot: {path} uses {key!r}, which is not followed", hint=HINT)
         else:
             values[key] = value
+    _check_keys(path, values.get("sort-key", ""), values.get("machine-id", ""), values.get("version", ""))
     program = plain_path(values.get("program", ""))
     if not kind or volume.read(program) is None:
         return None
@@ -180,19 +189,30 @@ def _unified(volume: Fat, file: str, version: int) -> Iterator[Entry]:
         known = dict(pairs(release.decode("utf-8", "ignore"), "="))
         if not any(key in known for key in ("PRETTY_NAME", "IMAGE_ID", "NAME", "ID")):
             continue
+        sort_key = known.get("IMAGE_ID") or known.get("ID") or ""
         own = dict(pairs(profile.decode("utf-8", "ignore"), "=")).get("ID", str(number))
         versions = (known.get(key) for key in ("IMAGE_VERSION", "VERSION", "VERSION_ID", "BUILD_ID"))
+        newest = next((text for text in versions if text), "")
+        _check_keys(path, sort_key, newest)
         yield Entry(
             name=f"{name}@{own}" if number else name,
             kind=UKI,
             volume=volume,
             program=path,
-            sort_key=known.get("IMAGE_ID") or known.get("ID") or "",
-            version=next((text for text in versions if text), ""),
+            sort_key=sort_key,
+            version=newest,
             profile=number,
             name_without_profile=name if number else "",
             tries_left=left,
             tries_done=done,
+        )
+
+
+def _check_keys(path: str, *keys: str) -> None:
+    if any(len(key) > MAX_KEY for key in keys):
+        raise MalformedError(
+            f"systemd-boot: {path} has a key of more than {MAX_KEY} letters to be ordered by",
+            hint="shorten it",
         )
 
 

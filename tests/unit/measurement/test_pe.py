@@ -32,6 +32,13 @@ def test_sections_are_found_by_long_names() -> None:
     assert image.section(".absent") is None
 
 
+def test_sections_are_counted() -> None:
+    image = bytearray(made.program(SECTIONS))
+    image[0x46:0x48] = (4097).to_bytes(2, "little")
+    with pytest.raises(MalformedError, match="4097 sections, more than 4096"):
+        Image.parse(bytes(image))
+
+
 def test_signatures_come_in_order() -> None:
     image = Image.parse(made.program(SECTIONS, signatures=(b"one", b"second")))
     assert list(image.signatures()) == [b"one", b"second"]

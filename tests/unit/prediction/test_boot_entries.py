@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from tdxstack.errors import MalformedError
+from tdxstack.prediction import boot_entries
 from tdxstack.prediction.boot_entries import compare_versions, in_order, read_entries, without_tries
 from tdxstack.prediction.fat import Fat
 from tests.unit.measurement import pe_images
@@ -77,6 +78,24 @@ def test_attempts_are_counted_and_used_up_ones_come_last() -> None:
     assert names({"B+2-1.conf": entry()}, version=262) == ["b.conf"]
     assert names({"B+99999999999.conf": entry()}) == ["b+99999999999.conf"]
     assert without_tries("EFI/Linux/a+3-1.efi") == "EFI/Linux/a.efi"
+
+
+@pytest.mark.parametrize(
+    ("entries", "unified", "problem"),
+    [
+        ({"a.conf": entry("version " + "1." * 200)}, {}, "a.conf has a key of more than 256 letters"),
+        ({"a.conf": entry("sort-key " + "a" * 257)}, {}, "a.conf has a key of more than 256 letters"),
+        ({"a.conf": entry("#" * (1 << 16))}, {}, "a.conf has 65546 bytes, at most 65536"),
+        ({}, {"a.efi": uki(f"ID=a\nVERSION_ID={'1.' * 200}\n")}, "a.efi has a key of more than 256"),
+        ({f"{number}.conf": b"" for number in range(3)}, {}, "loader/entries has more than 2 entries"),
+    ],
+)
+def test_what_no_menu_would_have_is_refused(
+    monkeypatch: pytest.MonkeyPatch, entries: dict[str, bytes], unified: disks.Tree, problem: str
+) -> None:
+    monkeypatch.setattr(boot_entries, "MAX_ENTRIES", 2)
+    with pytest.raises(MalformedError, match=problem):
+        names(entries, unified)
 
 
 def test_entries_that_do_not_count_are_left_out() -> None:
