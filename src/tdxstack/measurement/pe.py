@@ -100,8 +100,8 @@ class Image:
             if section.offset + section.size > len(self.data):
                 raise _bad(f"section {section.name!r} leaves the file of 0x{len(self.data):x} bytes")
         hashed = self.headers_size + sum(section.size for section in self.sections)
-        if hashed + self.certificates[1] > max(len(self.data), hashed):
-            raise _bad("its sections and certificates overlap")
+        if hashed + self.certificates[1] > len(self.data):
+            raise _bad("its headers, sections or certificates overlap")
 
     def section(self, name: str) -> bytes | None:
         """What a section holds in memory, as far as the file has it; None without a section of that name."""

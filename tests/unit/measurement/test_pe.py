@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 
 import pytest
 from hypothesis import given
@@ -30,6 +31,15 @@ def test_sections_are_found_by_long_names() -> None:
     assert image.section(".vendor_cert") == b"keys"
     assert image.section(".text") == b"code" * 200
     assert image.section(".absent") is None
+
+
+def test_sections_that_overlap_are_refused() -> None:
+    """Each byte would be hashed as often as sections say that it is theirs."""
+    image = bytearray(made.program({".a": bytes(2048), ".b": b"b"}))
+    second = image.index(b".b\0")
+    image[second + 16 : second + 24] = struct.pack("<II", 2048, made.HEADERS_SIZE)
+    with pytest.raises(MalformedError, match="headers, sections or certificates overlap"):
+        Image.parse(bytes(image))
 
 
 def test_sections_are_counted() -> None:
