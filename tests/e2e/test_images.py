@@ -19,6 +19,8 @@ import pytest
 
 from tdxstack.cli.edge import surroundings
 from tdxstack.evidence.document import Evidence
+from tdxstack.image.packages import Selection, select
+from tdxstack.image.recipe import ImageRecipe
 from tdxstack.prediction.ext4 import Ext4
 from tdxstack.prediction.partitions import read_partitions
 from tdxstack.prediction.qcow2 import open_disk
@@ -291,6 +293,20 @@ def test_a_kernel_of_ones_own_boots_beside_the_disk(tdx: Tdx, emulator_binary: P
             said = ssh(tdx, "direct", "uname -r; cat /proc/cmdline")
             assert said.split("\n", 1)[0] == image["kernel_version"] == package.removeprefix("linux-image-")
             assert said.endswith(f"{image['kernel_command_line']}\n")
+
+
+@pytest.mark.parametrize("origin", ["distribution", "backports"])
+def test_a_kernel_is_chosen_by_its_version(tdx: Tdx, origin: str) -> None:
+    """With all that it depends on, as the archive has it; nothing is built."""
+    workshop = Workshop(surroundings())
+
+    def selected(kernel: dict[str, str]) -> Selection:
+        recipe = ImageRecipe.model_validate({"distribution": "debian", "kernel": kernel})
+        return select(recipe, workshop.origin(recipe).apt())
+
+    newest = selected({"origin": origin})
+    [version] = [deb.version for deb in newest.all if deb.name == "linux-image-cloud-amd64"]
+    assert selected({"version": version}).identities() == newest.identities()
 
 
 def test_a_script_that_fails_makes_no_image(tdx: Tdx, tmp_path: Path) -> None:

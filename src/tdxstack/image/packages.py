@@ -189,8 +189,14 @@ def _kernel(recipe: ImageRecipe, distribution: str, release: str) -> Sequence[st
     if kernel.debs:
         return ("kmod", "linux-base")
     if takes_backports(recipe, distribution, release):
-        suffix = f"={kernel.version}" if kernel.version else f"/{release}-backports"
-        return [f"{package}{suffix}" for package in known.backported_kernel]
+        suite = f"{release}-backports"
+        if kernel.version is None:
+            return [f"{package}/{suite}" for package in known.backported_kernel]
+        # apt takes what a package of a suite depends on from there, too, but not that of one by its version
+        return [
+            *(f"{package}={kernel.version}" for package in known.backported_kernel),
+            f"linux-base/{suite}",
+        ]
     if kernel.origin == "backports":
         raise UsageError(f"{distribution} has no backported kernel", hint="leave out kernel: backports")
     return [f"{package}={kernel.version}" if kernel.version else package for package in known.kernel]

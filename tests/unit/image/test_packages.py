@@ -143,3 +143,10 @@ def test_what_is_no_lock_file_is_malformed(change: dict[str, object]) -> None:
 def test_any_bytes_are_a_lock_file_or_malformed(text: bytes) -> None:
     with pytest.raises(MalformedError):
         Lock.parse(text)
+
+
+def test_what_a_kernel_of_the_backports_needs_comes_from_there_too() -> None:
+    recipe = ImageRecipe.model_validate({"kernel": {"version": "7.3-1~bpo13+1"}})
+    assert "linux-base/trixie-backports" in names(recipe, "debian", "trixie")
+    stable = ImageRecipe.model_validate({"kernel": {"version": "6.12-1"}})
+    assert not [name for name in names(stable, "debian", "trixie") if "backports" in name]
