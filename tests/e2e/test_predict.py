@@ -178,7 +178,7 @@ def test_what_another_machine_would_change_is_named(
 ) -> None:
     """Between the log of the main job and the prediction of a machine that differs in one thing."""
     (tmp_path / "second.raw").write_bytes(bytes(64 << 20))
-    firmware = Path(tdx.json("predict", "recorded")["machine"]["firmware"]).read_bytes()
+    firmware = Launch.parse(recording.document["machine"]["argv"]).firmware.read_bytes()
     db = open_contents(firmware).variables[(IMAGE_SECURITY_DATABASE, "db")].data
     (tmp_path / "more-keys.fd").write_bytes(with_database(firmware, db + signature_list(b"\7" * 32)))
     values, causes = CHANGES[change]

@@ -31,6 +31,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 code { font-family: ui-monospace, monospace; font-size: .86em; overflow-wrap: anywhere; }
 table { width: 100%; border-collapse: collapse; table-layout: fixed; }
 th, td { padding: .35rem .55rem; border: 1px solid var(--line); text-align: left; vertical-align: top; }
+li, td { overflow-wrap: anywhere; }
 th { background: var(--head); }
 td small { display: block; color: var(--dim); }
 .narrow { width: 6.5rem; }
