@@ -184,8 +184,14 @@ class Qcow2:
         return b"".join(parts)
 
     def check_whole(self) -> None:
-        """Raise `MalformedError` where the file ends before a cluster of the image, or of one below it."""
-        for table_offset in filter(None, self._l1):
+        """Raise `MalformedError` where the file ends before a cluster of the image, or of one below it.
+
+        Takes time in proportion to the file.
+        """
+        # Each once: a table of tables may name one as often as it likes.
+        for table_offset in dict.fromkeys(filter(None, self._l1)):
+            if table_offset % (1 << self._bits):
+                raise _bad(self._path, f"its table at byte {table_offset} is not at a cluster")
             table = self._read_l2(table_offset)
             for at in range(0, len(table) - 7, 8):
                 entry = int.from_bytes(table[at : at + 8], "big")

@@ -258,6 +258,32 @@ def test_a_qcow2_that_is_cut_short_is_named(tmp_path: Path, compressed: bool) ->
         disk.check_whole()
 
 
+def test_tables_that_are_named_again_are_looked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+
+    def read(_disk: Qcow2, offset: int) -> bytes:
+        looked.append(offset)
+        return bytes(8)
+
+    monkeypatch.setattr(Qcow2, "_read_l2", read)
+    image = bytearray(made.qcow2(b"x"))
+    struct.pack_into(">I", image, 36, 8192)
+    image[1 << 16 : 2 << 16] = struct.pack(">Q", 2 << 16) * 8192
+    path = tmp_path / "disk.qcow2"
+    path.write_bytes(image)
+    with open_disk(path) as disk:
+        assert isinstance(disk, Qcow2)
+        disk.check_whole()
+    assert looked == [2 << 16]
+    struct.pack_into(">Q", image, 1 << 16, (2 << 16) + 512)
+    path.write_bytes(image)
+    with open_disk(path) as disk, pytest.raises(MalformedError, match="131584 is not at a cluster"):
+        assert isinstance(disk, Qcow2)
+        disk.check_whole()
+
+
 def test_forms_are_told_apart(tmp_path: Path) -> None:
     for name, data, form, other in (
         ("raw", b"", "raw", False),
