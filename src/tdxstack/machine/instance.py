@@ -158,13 +158,18 @@ async def until(condition: Callable[[], bool], timeout: float, complaint: str, h
             raise CommandError(complaint, hint=hint) from None
 
 
+def ended_at_once(files: MachineFiles) -> CommandError:
+    """The error for a QEMU that has ended instead of running, in its own words."""
+    return CommandError(f"QEMU ended at once: {log_tail(files)}", hint=f"see {files.qemu_log}")
+
+
 async def _until_monitor(files: MachineFiles) -> None:
     def is_there() -> bool:
         if files.monitor.exists():
             return True
         if is_locked(files.lock):
             return False
-        raise CommandError(f"QEMU ended at once: {log_tail(files)}", hint=f"see {files.qemu_log}")
+        raise ended_at_once(files)
 
     complaint = f"QEMU opened no monitor within {MONITOR_SECONDS:g} s"
     await until(is_there, MONITOR_SECONDS, complaint, hint=f"see {files.qemu_log}")

@@ -8,14 +8,17 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import datetime
 
+from tdxstack.errors import CommandError, UnavailableError
 from tdxstack.files import make_private
 from tdxstack.interrupts import to_the_end
-from tdxstack.machine.instance import end, ssh_port, start_qemu, until
+from tdxstack.machine.instance import end, ended_at_once, ssh_port, start_qemu, until, until_ended
 from tdxstack.machine.pinning import pin
 from tdxstack.machine.store import MachineFiles, MachineState, MachineStore
 from tdxstack.run import Leash, start
 
 TPM_SECONDS = 10.0
+ENDING_SECONDS = 1.0
+"""How long a QEMU that does not talk any more may take to end."""
 
 
 async def start_machine(
@@ -40,13 +43,27 @@ async def start_machine(
         async with _quoting(store, state) as holds, _tpm(files, state):
             await start_qemu(files, state.argv, holds=holds, leash=held, on_start=started)
             try:
-                await pin(files.monitor, {int(vcpu): cpus for vcpu, cpus in state.pinning.items()})
-                state = replace(state, ssh_port=await ssh_port(files))
+                async with _in_its_own_words(files):
+                    await pin(files.monitor, {int(vcpu): cpus for vcpu, cpus in state.pinning.items()})
+                    state = replace(state, ssh_port=await ssh_port(files))
                 store.save(state)
             except BaseException:
                 await to_the_end(end(files, state.pid))
                 raise
     return state
+
+
+@contextlib.asynccontextmanager
+async def _in_its_own_words(files: MachineFiles) -> AsyncIterator[None]:
+    """Say why QEMU has ended, where it cannot be talked to for that: it makes the monitor's socket first."""
+    try:
+        yield
+    except UnavailableError as error:
+        try:
+            await until_ended(files, ENDING_SECONDS)
+        except CommandError:
+            raise error from None
+        raise ended_at_once(files) from None
 
 
 @contextlib.contextmanager

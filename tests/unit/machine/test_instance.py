@@ -49,6 +49,10 @@ FAKE_QEMU = textwrap.dedent(
     if mode == "hangs":
         time.sleep(600)
     os.rename(path + ".new", path)
+    if mode == "dies-late":
+        server.close()
+        time.sleep(0.1)
+        sys.exit("qemu: that port is taken")
     number = {"major": 10, "minor": 0, "micro": 0}
     greeting = {"QMP": {"version": {"qemu": number, "package": ""}, "capabilities": []}}
     happens = {
@@ -154,9 +158,14 @@ def test_machine_runs_until_it_is_stopped(store: MachineStore, program: Path) ->
     assert why_ended(store.files("td")) == "the machine has shut down: it was told to end"
 
 
-def test_qemu_that_ends_at_once_is_told_in_its_own_words(store: MachineStore, program: Path) -> None:
-    with pytest.raises(CommandError, match="QEMU ended at once: qemu: no such firmware"):
-        begin(store, program, "dies")
+@pytest.mark.parametrize(
+    ("mode", "words"), [("dies", "no such firmware"), ("dies-late", "that port is taken")]
+)
+def test_qemu_that_ends_at_once_is_told_in_its_own_words(
+    store: MachineStore, program: Path, mode: str, words: str
+) -> None:
+    with pytest.raises(CommandError, match=f"QEMU ended at once: qemu: {words}"):
+        begin(store, program, mode)
 
 
 @pytest.mark.parametrize(
