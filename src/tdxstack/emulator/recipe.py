@@ -20,6 +20,8 @@ CONFIGURE = (
     "--enable-slirp",
     "--enable-pixman",
     "--enable-fdt=system",
+    "--enable-tpm",
+    "--enable-vhost-kernel",
     "--disable-docs",
     "--disable-user",
     "--disable-install-blobs",

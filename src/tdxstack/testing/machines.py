@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+from tdxstack import interrupts
 from tdxstack.image.recipe import ImageRecipe
 from tdxstack.machine import readiness
 from tdxstack.machine.machine import Machine
@@ -77,7 +78,7 @@ class Laboratory:
         async def all_of_them() -> list[T]:
             return await asyncio.gather(*(one(machine) for machine in machines))
 
-        return dict(zip(kinds, asyncio.run(all_of_them()), strict=True))
+        return dict(zip(kinds, interrupts.wait(all_of_them), strict=True))
 
     async def start(self, machine: Machine) -> None:
         """Start a machine that has ended, with the disk that it had, and wait until it can be entered."""
@@ -103,12 +104,15 @@ class Laboratory:
     def guest(self, spec: MachineSpec) -> Iterator[Machine]:
         """A machine of a test's own, ready to be entered."""
         with self._made([spec]) as (machine,):
-            asyncio.run(self.start(machine))
+            interrupts.wait(lambda: self.start(machine))
             yield machine
 
     @contextlib.contextmanager
-    def small(self, kind: Kind, count: int = 1, vcpus: int = 1) -> Iterator[list[Machine]]:
-        """Small machines that have started together and told their facts on the console (`small_guest`)."""
+    def small(self, kind: Kind, count: int = 1, **fields: object) -> Iterator[list[Machine]]:
+        """Small machines that have started together and told their facts on the console (`small_guest`).
+
+        `fields` say what they have besides one vCPU.
+        """
         specs = [
             MachineSpec(
                 name=f"small-{kind.value}-{number}",
@@ -116,11 +120,11 @@ class Laboratory:
                 platform=self._platform,
                 firmware=None if kind is Kind.LEGACY else self._setup_firmware,
                 direct_kernel=self._small_guest,
-                vcpus=vcpus,
+                vcpus=1,
                 memory=SMALL_MIB,
                 nics=(),
                 diskless=True,
-            )
+            ).changed(**fields)
             for number in range(count)
         ]
 
@@ -132,7 +136,7 @@ class Laboratory:
             await asyncio.gather(*(told(machine) for machine in machines))
 
         with self._made(specs) as machines:
-            asyncio.run(all_of_them(machines))
+            interrupts.wait(lambda: all_of_them(machines))
             yield machines
 
     def port_to(self, machine: Machine, port: int) -> int:
@@ -143,7 +147,7 @@ class Laboratory:
                 words: dict[str, object] = {"command-line": "info usernet"}
                 return str(await connection.execute("human-monitor-command", words))
 
-        text = asyncio.run(ask())
+        text = interrupts.wait(ask)
         found = re.search(rf"TCP\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+{port}\b", text)
         assert found, text
         return int(found[1])

@@ -17,16 +17,21 @@ START = """\
 #!/bin/busybox sh
 busybox() { /bin/busybox "$@"; }
 busybox mount -t proc proc /proc
+busybox mount -t sysfs sysfs /sys
 """
 FACTS = f"""\
 echo
 echo "cpus $(busybox nproc)"
 echo "td $(busybox grep -c -w tdx_guest /proc/cpuinfo)"
+if [ -e /sys/class/tpm/tpm0 ]; then
+  echo "tpm $(busybox cat /sys/class/tpm/tpm0/tpm_version_major)"
+  echo "pcr0 $(busybox cat /sys/class/tpm/tpm0/pcr-sha256/0)"
+fi
 echo "{READY_LINE}"
 while :; do busybox sleep 3600; done
 """
-"""What the guest does: tell the number of its CPUs, and of those that say they are a TD's; then stay.
-An empty line comes first, as firmware does not end its last one."""
+"""What the guest does: tell the number of its CPUs, of those that say they are a TD's, and what it knows of a
+TPM; then stay. An empty line comes first, as firmware does not end its last one."""
 
 
 def small_guest(workshop: Workshop, directory: Path, commands: str = FACTS) -> DirectKernel:

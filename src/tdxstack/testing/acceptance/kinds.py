@@ -8,6 +8,8 @@ from tdxstack.machine.spec_parts import Kind
 
 ALL = tuple(Kind)
 KINDS = [pytest.param(kind, id=kind.value, marks=getattr(pytest.mark, kind.value)) for kind in ALL]
+ORDINARY = KINDS[1:]
+"""All but TDs."""
 
 
 def chosen_kinds(request: pytest.FixtureRequest) -> list[Kind]:
