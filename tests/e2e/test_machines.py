@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -11,17 +12,19 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tdxstack.api import Kind, Machine, MachineSpec, RebootMode, StopMode
-from tdxstack.errors import UnavailableError
+from tdxstack.errors import CommandError, UnavailableError
+from tdxstack.machine.allocation import free_port
 from tdxstack.machine.machine import Machine as AnyMachine
+from tdxstack.machine.spec_parts import Forward, Nic
 from tdxstack.platform import Platform
 from tdxstack.testing.runner import Tdx
 from tdxstack.workflows.machines import Machines
-from tests.bench.test_boot import surroundings_below
 
 pytestmark = pytest.mark.e2e
 
@@ -30,16 +33,41 @@ NAME = "lasting"
 
 @pytest.fixture(scope="module")
 def machines(tdx: Tdx, emulator_binary: Path) -> Machines:
-    return Machines(surroundings_below(tdx.root))
+    return Machines(tdx.surroundings)
+
+
+LITTLE_SPACE = """
+mount -t tmpfs -o size=16m none "$0"
+head -c 12M /dev/zero > "$0/other"
+truncate -s 64M "$0/data.raw"
+exec "$@"
+"""
+"""Runs a command that finds the second disk in a file system with 4 MiB left, which nobody else sees."""
 
 
 @pytest.fixture(scope="module")
-def vm(tdx: Tdx, machines: Machines) -> Iterator[AnyMachine]:
-    """A TD that lasts, made by the command."""
-    tdx.run("vm", "create", "--name", NAME, "--platform", "emulated", "--memory", "1G", "--yes")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the TD's second disk lies."""
+    place = tmp_path_factory.mktemp("disks")
+    with (place / "data.raw").open("wb") as file:
+        file.truncate(64 << 20)
+    return place
+
+
+@pytest.fixture(scope="module")
+def vm(tdx: Tdx, machines: Machines, place: Path) -> Iterator[AnyMachine]:
+    """A TD that lasts, made by the command, and at first with little space for its second disk."""
+    disks = f"disks=[{{path: {place}/data.raw, overlay: false}}]"
+    tdx.run(
+        "vm", "create", "--name", NAME, "--platform", "emulated", "--memory", "1G", "--set", disks, "--yes"
+    )
     made = machines.open(NAME)
     assert made.state() == "created"
-    tdx.run("vm", "start", NAME, "--wait", "ssh")
+    mapped = ["--map-root-user"] if os.geteuid() else []
+    start = [sys.executable, "-m", "tdxstack", "vm", "start", NAME, "--wait", "ssh"]
+    words = ["unshare", "--mount", *mapped, "sh", "-euc", LITTLE_SPACE, str(place), *start]
+    if subprocess.run(words, env=tdx.environment, check=False).returncode:
+        tdx.run(*start[3:])
     yield made
     made.remove()
 
@@ -50,6 +78,43 @@ def test_td_runs_and_is_marked(vm: AnyMachine) -> None:
     assert vm.run(["systemd-detect-virt", "--cvm"]).stdout == b"tdx\n"
 
 
+def test_a_host_without_space_halts_the_machine_until_there_is_some(
+    tdx: Tdx, vm: AnyMachine, place: Path
+) -> None:
+    other = Path(f"/proc/{vm.record.pid}/root{place}/other")
+    if not other.exists():
+        pytest.skip("this user cannot mount file systems in name spaces of its own")
+    with ThreadPoolExecutor(1) as writing:
+        write = ["dd", "if=/dev/urandom", "of=/dev/vdb", "bs=1M", "count=8", "oflag=direct"]
+        written = writing.submit(vm.run, write)
+        try:
+            assert vm.wait_for_state("io-error") == "io-error"
+            shown = tdx.json("vm", "show", NAME)["halted"]
+            assert shown.startswith(
+                "a write of disk1 has failed (No space left on device): the machine waits"
+            )
+        finally:
+            other.unlink()
+            tdx.run("vm", "resume", NAME)
+        assert b"8388608 bytes" in written.result().stderr
+    assert vm.state() == "running"
+    assert "halted" not in tdx.json("vm", "show", NAME)
+
+
+QUOTE = ("tdx-guest", "quote", "--report-data", "abcd")
+
+
+def test_quote_service_that_has_gone_is_told_in_the_guest(tdx: Tdx, vm: AnyMachine) -> None:
+    """The next TD that is started brings it back: see the next test."""
+    vm.run(QUOTE)
+    (service,) = [pid for pid, words in processes(tdx).items() if b"tdxstack.quoting" in words]
+    os.kill(service, signal.SIGKILL)
+    done = vm.run(QUOTE, check=False)
+    assert done.returncode == 3
+    assert done.stderr.startswith(b"error: the VMM answered the quote request with an error")
+    assert vm.state() == "running"
+
+
 def test_a_machine_is_started_again_with_its_disk(tdx: Tdx, vm: AnyMachine) -> None:
     vm.run(["sh", "-c", "echo kept > /root/kept; sync"])
     vm.stop(StopMode.ACPI)
@@ -58,6 +123,7 @@ def test_a_machine_is_started_again_with_its_disk(tdx: Tdx, vm: AnyMachine) -> N
     assert not any(vm.files.runtime.iterdir()), "sockets are gone"
     tdx.run("vm", "start", NAME, "--wait", "ssh")
     assert vm.run(["cat", "/root/kept"]).stdout == b"kept\n"
+    vm.run(QUOTE)
 
 
 def test_power_cycle(vm: AnyMachine) -> None:
@@ -154,13 +220,70 @@ def test_ordinary_machines_boot_with_either_firmware_side_by_side(machines: Mach
     assert not any(name.startswith("vm-") for name in machines.names())
 
 
+@pytest.fixture
+def idle(machines: Machines) -> Iterator[AnyMachine]:
+    """A machine with nothing to do, and a port of the host that leads to it."""
+    forward = Forward(host=free_port(), guest=80)
+    nics = (Nic(forwards=(forward,)),)
+    made = machines.create(
+        MachineSpec(
+            name="idle", kind=Kind.LEGACY, platform=Platform.EMULATED, diskless=True, memory=512, nics=nics
+        )
+    )
+    yield made
+    made.remove()
+
+
+def test_a_port_that_is_taken_by_now_is_told(idle: AnyMachine) -> None:
+    spec = json.loads(idle.files.spec.read_bytes())
+    port = spec["nics"][0]["forwards"][0]["host"]
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(CommandError, match=f"Could not set up host forwarding rule '[^']*:{port}-:80'"),
+    ):
+        idle.start()
+    assert idle.state() == "ended"
+    idle.start()
+    assert idle.state() == "running"
+
+
+def test_of_two_commands_at_once_one_starts_the_machine(tdx: Tdx, idle: AnyMachine) -> None:
+    with tdx.started("vm", "start", "idle") as one, tdx.started("vm", "start", "idle") as other:
+        told = {process.wait(60): process.communicate()[1] for process in (one, other)}
+    assert idle.state() == "running"
+    assert 0 in told, "one has"
+    refused = next(text for code, text in told.items() if code)
+    assert "in use by another process" in refused or "is running already" in refused
+
+
+def test_an_idle_machine_costs_no_process_of_tdx(tdx: Tdx, idle: AnyMachine) -> None:
+    """But the quote generation service that TDs share, if any runs here."""
+    tdx.run("vm", "start", idle.name)
+    found = processes(tdx).values()
+    assert [words for words in found if b"process=tdx-idle" in words]
+    others = [words for words in found if b"process=tdx-" not in words]
+    assert all(b"tdxstack.quoting" in words for words in others), others
+    assert len(others) <= 1
+
+
 def test_api_takes_surroundings(machines: Machines, tdx: Tdx) -> None:
-    where = surroundings_below(tdx.root)
+    where = tdx.surroundings
     spec = MachineSpec(kind=Kind.LEGACY, platform=Platform.EMULATED, diskless=True, memory=512)
     with Machine.launch(spec, where) as vm:
         assert Machine.open(vm.name, where).state() == "running"
         assert json.loads(vm.files.spec.read_bytes())["diskless"] is True
     assert not vm.files.directory.exists()
+
+
+def processes(tdx: Tdx) -> dict[int, bytes]:
+    """The command lines of everything that the command has started for its machines, by process id."""
+    mine = str(tdx.data).encode()
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mine in (process / "environ").read_bytes():
+                found[int(process.name)] = (process / "cmdline").read_bytes()
+    return found
 
 
 class Stub:
