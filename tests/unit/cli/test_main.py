@@ -221,7 +221,7 @@ def test_help_lists_every_command(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_to_find_out_that_there_is_nothing(tmp_path: Path) -> None:
-    assert json.loads(run(tmp_path, "vm", "list", "--json").stdout) == {"machines": []}
+    assert json.loads(run(tmp_path, "vm", "list", "--json").stdout) == {"machines": [], "problems": []}
     assert json.loads(run(tmp_path, "emulator", "status", "--json").stdout) == {"emulators": []}
     assert json.loads(run(tmp_path, "image", "list", "--json").stdout) == {"images": []}
     assert json.loads(run(tmp_path, "cache", "list", "--json").stdout)["entries"] == []
