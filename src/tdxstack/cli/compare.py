@@ -17,7 +17,8 @@ from tdxstack.cli.evidence_input import STDIN, read_evidence
 from tdxstack.errors import UsageError
 from tdxstack.files import write_atomically
 from tdxstack.measurement.comparison.alignment import Kind
-from tdxstack.measurement.comparison.compare import Comparison, Difference
+from tdxstack.measurement.comparison.cause import either
+from tdxstack.measurement.comparison.compare import Comparison, Difference, Register
 from tdxstack.measurement.comparison.compare import compare as compare_sides
 from tdxstack.measurement.comparison.reading import read_side
 from tdxstack.measurement.comparison.side import Side
@@ -96,10 +97,23 @@ def _print(console: Console, comparison: Comparison) -> None:
 
 def _registers(comparison: Comparison) -> Table:
     table = Table("REGISTER", "A", "B", "", box=None, pad_edge=False)
-    words = {True: "[green]equal[/]", False: "[bold red]differs[/]", None: "[dim]not known[/]"}
     for register in comparison.registers:
-        table.add_row(register.name.upper(), _short(register.a), _short(register.b), words[register.equal])
+        words = _word(comparison, register)
+        table.add_row(register.name.upper(), _short(register.a), _short(register.b), words)
     return table
+
+
+def _word(comparison: Comparison, register: Register) -> str:
+    """Whether a register is equal; where a value is not known, whether its events are, as far as they are."""
+    events = [pair for pair in comparison.pairs if either(pair).register == register.name]
+    if register.equal or (register.equal is None and not events):
+        return "[green]equal[/]" if register.equal else "[dim]not known[/]"
+    if register.equal is False or any(pair.kind for pair in events):
+        return "[bold red]differs[/]"
+    unknown = sum(
+        pair.a is None or pair.b is None or None in (pair.a.digest, pair.b.digest) for pair in events
+    )
+    return f"[green]{len(events) - unknown} events equal[/], {unknown} not known"
 
 
 def _difference(item: Difference) -> Iterator[str]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
@@ -16,6 +17,7 @@ from tdxstack.errors import UsageError
 from tdxstack.files import Directories
 from tdxstack.machine.store import MachineState, MachineStore
 from tdxstack.measurement.comparison.compare import compare
+from tdxstack.measurement.reference import Reference, ReferenceEvent
 from tests.recorded_boot import pki_in, synthetic_boot, with_events
 from tests.unit.measurement.comparison import logs
 from tests.unit.measurement.comparison.logs import GIB, PLAIN, side, with_one
@@ -55,6 +57,22 @@ def test_different_files(home: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "memory-size" in (home / "page.html").read_text()
     assert run("a", "b") == 1
     assert "2048 MiB and 4096 MiB" in capsys.readouterr().out
+
+
+def test_a_register_of_which_only_events_are_known(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a portable reference has it: some of them may be anything."""
+    for name, open_ in (("b", (0, 2)), ("c", ())):
+        own = [event for event in PLAIN if event.mr_index == 1]
+        events = tuple(
+            ReferenceEvent(event.type, None if number in open_ else event.digest(), "x")
+            for number, event in enumerate(own)
+        )
+        kept = events if name == "b" else events[:-1]
+        (home / name).write_bytes(Reference("r", {}, {"rtmr0": kept}).to_json())
+    assert run("a", "b") == 0
+    assert f"{len(own) - 2} events equal, 2 not known" in capsys.readouterr().out
+    assert run("a", "c") == 1
+    assert re.search("RTMR0 .* differs", capsys.readouterr().out)
 
 
 def test_what_is_neither_a_machine_nor_a_file(home: Path) -> None:
