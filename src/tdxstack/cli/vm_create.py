@@ -84,6 +84,9 @@ def create(
         machine = Machines(where, workshop=workshop).create(spec, no_kaslr=nokaslr)
     if as_json:
         print_json({"name": machine.name, "state": machine.state(), "files": str(machine.files.directory)})
+        return
+    program = click.get_current_context().find_root().info_name
+    click.echo(f"made {machine.name}; start it: {program} vm start {machine.name}")
 
 
 def _booted(image: str | None) -> dict[str, object]:

@@ -7,14 +7,17 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from tdxstack import cli
-from tdxstack.cli import vm_enter, vm_show
+from tdxstack.cli import vm_create, vm_enter, vm_show
 from tdxstack.cli.vm import COMMANDS
 from tdxstack.files import Directories, lock
+from tdxstack.machine.machine import Machine
+from tdxstack.machine.spec import MachineSpec
 from tdxstack.machine.store import MachineState, MachineStore
 from tdxstack.run import Completed
 
@@ -232,6 +235,23 @@ def test_what_cannot_be_made(
     assert done[0] == code
     assert message in done[2]
     assert store.names() == ["one", "two"]
+
+
+def test_create_says_what_is_made_and_how_to_start_it(
+    command: Command, store: MachineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Made:
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def create(self, spec: MachineSpec, *, no_kaslr: bool) -> Machine:
+            return Machine(store, spec.name, lambda name: [name], lambda: datetime(2026, 1, 1, tzinfo=UTC))
+
+    monkeypatch.setattr(vm_create, "prepare_host", lambda *_, **__: None)
+    monkeypatch.setattr(vm_create, "Machines", Made)
+    code, out, _ = command("vm", "create", "--name", "one")
+    assert (code, out) == (0, "made one; start it: tdx vm start one\n")
+    assert json.loads(command("vm", "create", "--name", "one", "--json")[1])["name"] == "one"
 
 
 @pytest.mark.parametrize(("guest", "code"), [(0, 0), (7, 7), (-9, 137)])
