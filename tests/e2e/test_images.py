@@ -220,6 +220,7 @@ def test_a_base_from_an_address_is_customised_and_boots(
     (tmp_path / "user.yaml").write_text("#cloud-config\nwrite_files: [{path: /etc/seeded, content: seed}]\n")
     with built(tdx, tmp_path / "plain.yaml") as plain, served(Path(plain["path"])) as (address, asked):
         digest = plain["files"]["disk.qcow2"]
+        kept = Path(plain["path"]).parents[2] / "bases" / digest
         recipe = tmp_path / "cloud.yaml"
         for wrong, right in ((digest[1:] + "0", False), (digest, True)):
             recipe.write_text(
@@ -231,11 +232,13 @@ def test_a_base_from_an_address_is_customised_and_boots(
             if not right:
                 refused = tdx.run("image", "build", str(recipe), "--yes", code=3)
                 assert f"{address} cannot be had" in refused.stderr
+                assert not [*kept.parent.glob(f".{wrong}*")]
         with built(tdx, recipe) as image:
             assert image["kernel_version"] == plain["kernel_version"]
             downloads = len(asked)
             with built(tdx, recipe, "--name", "again"):
                 assert len(asked) == downloads, "it is kept by its checksum"
+            kept.unlink()
             with booted(tdx, "cloud") as document:
                 assert document["verdict"] == "accepted"
                 said = ssh(tdx, "cloud", "cloud-init status --wait; hostname; cat /etc/added /etc/seeded")

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from tdxstack.errors import CommandError
+from tdxstack.image.distribution import DISTRIBUTIONS
 from tdxstack.image.recipe import Mkosi
 from tdxstack.run import Report, stream
 from tdxstack.toolbox.programs import Toolbox
@@ -51,6 +52,8 @@ def configuration(wanted: Mkosi, sources: str) -> dict[str, str]:
         "Bootable=yes",
         "Bootloader=uki",
         "WithDocs=no",
+        # newer systemd does not bring it along, and mkosi's initial RAM file system has it no other way
+        *(["InitrdPackages=mount"] if wanted.distribution in DISTRIBUTIONS else []),
         "KernelCommandLine=console=ttyS0,115200",
         "Packages=",
         *(f"        {package}" for package in wanted.packages),

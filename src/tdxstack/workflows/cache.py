@@ -43,8 +43,8 @@ _LOCKS = (
 
 _PRUNED = "pruned."
 _LEFT_OVER = (
-    *("*/pruned.*", "image/work.*", "image/second.*", "image/inspect.*", "image/bases/.*.part"),
-    *("prediction/inspect.*", "emulator/work/*", "sources/.*.part", "apt/*/cache/archives/partial/*"),
+    *("*/pruned.*", "image/work.*", "image/second.*", "image/inspect.*", "image/bases/.*.part*"),
+    *("prediction/inspect.*", "emulator/work/*", "sources/.*.part*", "apt/*/cache/archives/partial/*"),
     *("apt/*/cache/sources/partial/*", "toolbox/*/.*.part", "firmware/.*.part"),
 )
 _KNOWN = {

@@ -287,7 +287,9 @@ def _downloaded(base: Base, cache: Path, report: Report) -> Path:
         argv = ["/usr/lib/apt/apt-helper", "download-file", base.url, str(partial), f"SHA256:{base.sha256}"]
         done = run(argv, timeout=_DOWNLOAD_SECONDS, check=False)
         if done.returncode or built.sha256(partial) != base.sha256:
-            partial.unlink(missing_ok=True)
+            # the second is how apt-helper puts aside what has another checksum
+            for left in (partial, partial.with_name(f"{partial.name}.FAILED")):
+                left.unlink(missing_ok=True)
             said = done.stderr.decode(errors="replace").strip().splitlines()
             raise UnavailableError(
                 f"{base.url} cannot be had: {' '.join(said[-1:])[:200]}",

@@ -37,6 +37,9 @@ def test_configuration() -> None:
 def test_the_sources_of_apt_take_the_mirrors_place() -> None:
     files = mkosi.configuration(FEDORA, "Types: deb\n")
     assert "Mirror=" not in files["mkosi.conf"]
+    assert "InitrdPackages" not in files["mkosi.conf"]
+    debian = Mkosi(distribution="debian", release="testing", packages=["systemd"])
+    assert "InitrdPackages=mount\n" in mkosi.configuration(debian, "Types: deb\n")["mkosi.conf"]
     assert files["mkosi.sandbox/etc/apt/sources.list.d/mkosi.sources"] == "Types: deb\n"
 
 

@@ -200,4 +200,4 @@ def test_examples_are_recipes(page: Path, tmp_path: Path) -> None:
     (tmp_path / "user.yaml").write_text("")
     (tmp_path / "debian-13-genericcloud-amd64.qcow2").write_text("")
     for example in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL):
-        assert parse_recipe(example.encode(), tmp_path).name in ("web", "cloud")
+        assert parse_recipe(example.encode(), tmp_path).name in ("web", "cloud", "testing")

@@ -58,7 +58,7 @@ def directories(tmp_path: Path) -> Directories:
     for path in (
         *("apt/trixie/updated", "apt/trixie/state/lists/x", "apt/trixie/cache/sources/qemu.tar"),
         *("sources/qemu.tar", "collateral/a.json", "prediction/a.json", "image/install.log"),
-        *("image/bases/00", "image/bases/.11.part", "image/mkosi-packages/x", "image/work.killed/x"),
+        *("image/bases/00", "image/bases/.11.part.FAILED", "image/mkosi-packages/x", "image/work.killed/x"),
         *("firmware/.ovmf-inteltdx_2_b.lock", "firmware/ovmf-inteltdx_2_b/x", "firmware/ovmf-inteltdx_1_a/x"),
         *("mine/x", "image/notes"),
     ):
@@ -100,7 +100,7 @@ SUPERSEDED = [
     "emulator/old",
     "emulator/work/killed",
     "firmware/ovmf-inteltdx_1_a",
-    "image/bases/.11.part",
+    "image/bases/.11.part.FAILED",
     "image/images/aa11",
     "image/images/broken",
     "image/trees/other",

@@ -100,6 +100,7 @@ def test_an_address_that_does_not_answer_leaves_nothing(
 ) -> None:
     def fail(argv: Argv, **_: object) -> Completed:
         Path(list(argv)[3]).write_bytes(b"half")
+        Path(f"{list(argv)[3]}.FAILED").write_bytes(b"other")
         return Completed(tuple(map(str, argv)), 100, b"", b"E: Failed to fetch\n")
 
     monkeypatch.setattr(image_base, "run", fail)
