@@ -8,13 +8,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from qemu.qmp import QMPClient, QMPError
+from qemu.qmp import ConnectError, QMPClient, QMPError
 from qemu.qmp.qmp_client import ExecuteError
 
 from tdxstack.errors import CommandError, UnavailableError
 
 CONNECT_TIMEOUT = 10.0
 ANSWER_TIMEOUT = 20.0
+PAUSES = tuple(0.01 * 2**number for number in range(7))
+"""Seconds before it is tried again to connect."""
 
 
 class Monitor:
@@ -50,7 +52,7 @@ async def connect(socket: Path, within: float = CONNECT_TIMEOUT) -> AsyncIterato
     client.logger.disabled = True
     try:
         async with asyncio.timeout(within):
-            await client.connect(str(socket))
+            await _connect(client, str(socket))
     except (QMPError, OSError, TimeoutError, AssertionError) as error:
         # An assertion of the library's fails where QEMU ends in the middle of the greeting.
         await _disconnect(client)
@@ -62,6 +64,20 @@ async def connect(socket: Path, within: float = CONNECT_TIMEOUT) -> AsyncIterato
         yield Monitor(client)
     finally:
         await _disconnect(client)
+
+
+async def _connect(client: QMPClient, socket: str) -> None:
+    """Connect to a QEMU that may only just have started: the file is there a moment before QEMU listens."""
+    for pause in PAUSES:
+        try:
+            await client.connect(socket)
+        except ConnectError as error:
+            if not isinstance(error.exc, ConnectionRefusedError):
+                raise
+            await asyncio.sleep(pause)
+        else:
+            return
+    await client.connect(socket)
 
 
 async def _disconnect(client: QMPClient) -> None:

@@ -45,10 +45,15 @@ FAKE_QEMU = textwrap.dedent(
         sys.exit("qemu: no such firmware")
     open(log, "w").write("firmware\\n" + ("kernel\\ntdxstack: ready\\n" if mode == "boots" else ""))
     server = socket.socket(socket.AF_UNIX)
-    server.bind(path + ".new"); server.listen()
+    server.bind(path + ".new")
+    if mode != "listens-late":
+        server.listen()
     if mode == "hangs":
         time.sleep(600)
     os.rename(path + ".new", path)
+    if mode == "listens-late":
+        time.sleep(0.3)
+        server.listen()
     if mode == "dies-late":
         server.close()
         time.sleep(0.1)
@@ -166,6 +171,11 @@ def test_qemu_that_ends_at_once_is_told_in_its_own_words(
 ) -> None:
     with pytest.raises(CommandError, match=f"QEMU ended at once: qemu: {words}"):
         begin(store, program, mode)
+
+
+def test_qemu_may_make_its_socket_a_while_before_it_listens(store: MachineStore, program: Path) -> None:
+    begin(store, program, "listens-late")
+    stop(store)
 
 
 @pytest.mark.parametrize(
