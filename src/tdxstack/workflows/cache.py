@@ -181,6 +181,10 @@ def _entry(one: _Found, claims: Mapping[Path, set[str]], now: datetime) -> Entry
                 size += status.st_blocks * 512
                 if one.read is None or file.is_relative_to(one.read):
                     used = max(used, status.st_atime, status.st_mtime)
+    if not used:
+        # Nothing is in it yet, or no longer.
+        with contextlib.suppress(FileNotFoundError):
+            used = one.place.lstat().st_mtime
     users = {user for path in one.paths for user in claims.get(path, ())}
     return Entry(
         kind=one.kind,

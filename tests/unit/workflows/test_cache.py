@@ -233,3 +233,11 @@ def test_an_absent_cache_is_empty_and_stays_absent(tmp_path: Path) -> None:
     nothing = Directories(tmp_path / "cache", tmp_path / "data", tmp_path / "run")
     assert cache.entries(nothing, NOW) == cache.prune(nothing, NOW) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_directory_was_used_when_it_was_made(directories: Directories) -> None:
+    place = directories.cache / "image/trees/empty"
+    place.mkdir()
+    os.utime(place, (1_700_000_000, 1_700_000_000))
+    entry = next(entry for entry in cache.entries(directories, NOW) if entry.place == place)
+    assert entry.used == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
