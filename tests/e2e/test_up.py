@@ -189,7 +189,13 @@ def test_register_that_software_extends_is_told(tdx: Tdx, recording: Recording, 
 
 
 def test_killed_machine_is_told_from_a_running_one(tdx: Tdx, recording: Recording) -> None:
-    """Last of all: ends the recorded machine, and with it the last user of the QGS."""
+    """Last of all: ends the recorded machine, and with it the last user of the QGS.
+
+    Machines that tests share are started again by the next one that needs them.
+    """
+    for machine in tdx.json("vm", "list")["machines"]:
+        if machine["running"] and machine["name"] != "recorded":
+            tdx.run("vm", "stop", machine["name"], "--force")
     qgs = tdx.runtime / "tdxstack/qgs.sock"
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(qgs))
